@@ -1,0 +1,1 @@
+"""shapes: a small world of coloured shapes with prompts, an exact scorer and diffusion models trained on it."""
