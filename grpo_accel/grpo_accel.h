@@ -81,6 +81,176 @@ typedef struct ga_tensor {
     void *stream; /* cudaStream_t of the device, NULL on the CPU */
 } ga_tensor;
 
+/* Name of a status ("late", "config", …), static storage. Any thread. */
+GA_API const char *ga_status_text(ga_status status);
+
+/* "0.1.0", static storage; GA_ABI_VERSION that the library was built with. Any thread. */
+GA_API const char *ga_version(void);
+GA_API int32_t ga_abi_version(void);
+
+/* ------------------------------------------------------------------------------------------------- session
+ */
+
+typedef struct ga_session ga_session;
+typedef struct ga_batch ga_batch;
+
+/* What the session is doing. */
+typedef enum ga_mode {
+    GA_MODE_OFF = 0,         /* observes nothing */
+    GA_MODE_SHADOW = 1,      /* scores and logs, prunes nothing */
+    GA_MODE_PRUNE = 2,       /* stops rollouts once it has a probe */
+    GA_MODE_PASS_THROUGH = 3 /* something failed for good: as if off, one warning was given */
+} ga_mode;
+
+/* level: 0 error, 1 warning, 2 info, 3 debug. Called from any thread. */
+typedef void (*ga_log_function)(void *user, int level, const char *line);
+
+typedef struct ga_session_options {
+    size_t size; /* sizeof(ga_session_options) */
+    const char *config_path;
+    const char *const *overrides; /* "key=value", may be NULL */
+    size_t override_count;
+    const char *model;   /* what the host runs, e.g. "StableDiffusion3Pipeline/…"; a probe is bound to it */
+    ga_log_function log; /* NULL: standard error */
+    void *log_user;
+} ga_session_options;
+
+/*
+ * Reads the configuration, joins the other ranks, opens the probe. *session_out is owned by the caller until
+ * ga_session_close; on failure nothing is owned. Collective. One thread.
+ * Errors: CONFIG (the configuration is wrong: nothing was done), MISSING, FILE, WORLD, MISMATCH, MEMORY.
+ */
+GA_API ga_status ga_session_open(
+    const ga_session_options *options, ga_session **session_out, ga_error *error);
+
+/*
+ * Publishes what is pending, ends the background training, leaves the other ranks, sets *session to NULL.
+ * Collective when `in_step` (every rank closes); with 0, e.g. after an exception in the host, nobody is
+ * waited for. NULL is allowed.
+ */
+GA_API void ga_session_close(ga_session **session, int32_t in_step);
+
+/* What the adapter needs to know. Not collective. */
+typedef struct ga_session_info {
+    size_t size; /* sizeof(ga_session_info), set by the caller */
+    int32_t mode;
+    int32_t rank;
+    int32_t world_size;
+    int32_t decision_step; /* denoising steps done before the decision */
+    uint32_t inputs; /* bit i: input i of {attention, x0, cfg, hidden, prompt, preview, …} is wanted */
+    uint32_t probe_version;
+    int32_t std_kind;    /* what advantage.std says: 0 auto, 1 global, 2 group */
+    int32_t updates;     /* updates ended in this run so far */
+    const char *run_dir; /* owned by the session */
+} ga_session_info;
+GA_API ga_status ga_session_get_info(const ga_session *session, ga_session_info *info);
+
+/* Newest numbers as one JSON object (prune/…, probe/…, record/…, comm/…); owned by the session until the next
+ * call. */
+GA_API const char *ga_session_metrics_json(ga_session *session);
+
+/* --------------------------------------------------------------------------------------------------- batch
+ */
+
+typedef struct ga_batch_options {
+    size_t size; /* sizeof(ga_batch_options) */
+    int32_t rows;
+    int32_t steps_total;
+    const double *sigmas;       /* [steps_total + 1], noise level before each step and at the end */
+    const char *const *prompts; /* [rows], UTF-8 */
+    int32_t latent_channels;
+    int32_t latent_height;
+    int32_t latent_width;
+    int32_t token_height; /* image tokens of the attention maps */
+    int32_t token_width;
+    int32_t block_count; /* blocks that could be tapped, in order of depth */
+    int32_t text_tokens;
+    const char *const *block_names; /* [block_count] */
+} ga_batch_options;
+
+/*
+ * Begins a batch of rollouts of this rank. *batch_out belongs to the session and lives until ga_update_end or
+ * ga_batch_abandon. Not collective. The first batch fixes the shapes of the run.
+ * Errors: ARGUMENT, DATA (shapes changed), FILE (the probe does not fit), MEMORY; then the host goes on
+ * alone.
+ */
+GA_API ga_status ga_batch_begin(
+    ga_session *session, const ga_batch_options *options, ga_batch **batch_out, ga_error *error);
+
+/* Blocks to tap: indices into block_names, ascending; owned by the batch. */
+GA_API ga_status ga_batch_blocks(const ga_batch *batch, const int32_t **blocks_out, int32_t *count_out);
+
+/*
+ * Attention of tapped block number `tap` (0 … count-1 of ga_batch_blocks) at the decision step.
+ * query, key_image [rows, heads, image tokens, head size], key_text [rows, heads, text tokens, head size]:
+ * after normalisation and rotary embedding, conditional rows only, any strides. key_image->data may be NULL
+ * for true cross-attention. content [rows, text tokens]: 1 for content tokens, 0 for padding and special
+ * ones; NULL: all.
+ */
+GA_API ga_status ga_batch_observe_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
+    const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error);
+
+/* State and guided velocity at the decision step, both [rows, channels, height, width]; x0 = latent −
+ * sigma·velocity. */
+GA_API ga_status ga_batch_observe_latent(
+    ga_batch *batch, const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error);
+
+/* What the host's own scorer says of the decoded x0 previews, [rows]; NaN where it said nothing. */
+GA_API ga_status ga_batch_observe_preview(ga_batch *batch, const double *scores, ga_error *error);
+
+typedef struct ga_decision {
+    size_t size; /* sizeof(ga_decision), set by the caller */
+    int32_t rows;
+    int32_t kept_count;
+    const int32_t *kept;     /* [kept_count] rows that go on, ascending; owned by the batch */
+    const float *prediction; /* [rows] predicted reward, NaN where there is none; owned by the batch */
+    int32_t audited;         /* 1: the kept rows were drawn by chance alone */
+    int32_t pruned;          /* 1: some rank may have stopped rows in this batch */
+    const char
+        *reason; /* one of "shadow", "no probe yet", "pruned", "audit", "late", "mismatch", …; static */
+} ga_decision;
+
+/*
+ * Scores the rows, agrees with the other ranks, and says which rows go on. Every rank must call it once for
+ * each batch, whatever it observed. When anything is wrong all rows are kept. Collective, with a deadline.
+ */
+GA_API ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *error);
+
+/*
+ * Final rewards of `count` rows under one scorer ("avg" is the combined one). Any thread, also after the next
+ * batch has begun.
+ */
+GA_API ga_status ga_batch_reward(ga_batch *batch, const char *scorer, const int32_t *rows,
+    const double *values, int32_t count, ga_error *error);
+
+/* Seconds that a phase of the host took for this batch: 0 denoise, 1 signal (previews), 2 reward. Any thread.
+ */
+GA_API ga_status ga_batch_seconds(ga_batch *batch, int32_t phase, double seconds);
+
+/* Forgets a batch that ended in an exception. Not collective. */
+GA_API void ga_batch_abandon(ga_batch *batch);
+
+/* -------------------------------------------------------------------------------------------------- update
+ */
+
+typedef struct ga_update_options {
+    size_t size;                   /* sizeof(ga_update_options) */
+    int64_t count;                 /* rows of all ranks: rank after rank, batch after batch, row after row */
+    const int64_t *groups;         /* [count] the host's own grouping, any numbers */
+    const double *rewards;         /* [count] as the host gathered them; the prediction where pruned */
+    const double *host_advantages; /* [count] what the host computes from them */
+    int32_t host_std;              /* what the host divides by: 0 one standard deviation, 1 the group's */
+} ga_update_options;
+
+/*
+ * Ends an update: all batches begun since the last one. Writes the advantages of whole groups, exactly 0 for
+ * pruned rows; exactly host_advantages where nothing was pruned on any rank. Logs every row of this rank.
+ * Batches of the update are freed. Collective, with a deadline.
+ * On any error advantages_out holds host_advantages with this rank's pruned rows set to 0.
+ */
+GA_API ga_status ga_update_end(
+    ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error);
+
 #ifdef __cplusplus
 }
 #endif
