@@ -1,0 +1,314 @@
+#include "grpo_accel/compute/native_kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+int32_t ga_kernel_conv_out_height(const ga_conv *conv) {
+    return (conv->height + conv->stride - 1) / conv->stride;
+}
+
+int32_t ga_kernel_conv_out_width(const ga_conv *conv) {
+    return (conv->width + conv->stride - 1) / conv->stride;
+}
+
+/* The outputs whose input position first + stride · i lies inside 0 … length-1: [*begin, *end). */
+static void inside_range(
+    int32_t first, int32_t stride, int32_t length, int32_t outputs, int32_t *begin, int32_t *end) {
+    *begin = first < 0 ? (-first + stride - 1) / stride : 0;
+    const int32_t limit = length > first ? (length - first + stride - 1) / stride : 0;
+    *end = limit < outputs ? limit : outputs;
+}
+
+/* One kernel tap of one channel of one row: a plane [height, width] → out_height · out_width columns. */
+static void gather_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x, const float *restrict plane,
+    float *restrict target) {
+    const int32_t out_height = ga_kernel_conv_out_height(conv);
+    const int32_t out_width = ga_kernel_conv_out_width(conv);
+    const int32_t stride = conv->stride;
+    int32_t begin, end;
+    inside_range(offset_x, stride, conv->width, out_width, &begin, &end);
+    for (int32_t y = 0; y < out_height; y++, target += out_width) {
+        const int32_t source_y = y * stride + offset_y;
+        if (source_y < 0 || source_y >= conv->height) {
+            memset(target, 0, (size_t)out_width * sizeof *target);
+            continue;
+        }
+        const float *line = plane + (ptrdiff_t)source_y * conv->width;
+        for (int32_t x = 0; x < begin; x++) {
+            target[x] = 0.0f;
+        }
+        for (int32_t x = begin; x < end; x++) {
+            target[x] = line[x * stride + offset_x];
+        }
+        for (int32_t x = end; x < out_width; x++) {
+            target[x] = 0.0f;
+        }
+    }
+}
+
+static void scatter_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x, const float *restrict source,
+    float *restrict plane) {
+    const int32_t out_height = ga_kernel_conv_out_height(conv);
+    const int32_t out_width = ga_kernel_conv_out_width(conv);
+    const int32_t stride = conv->stride;
+    int32_t begin, end;
+    inside_range(offset_x, stride, conv->width, out_width, &begin, &end);
+    for (int32_t y = 0; y < out_height; y++, source += out_width) {
+        const int32_t target_y = y * stride + offset_y;
+        if (target_y < 0 || target_y >= conv->height) {
+            continue;
+        }
+        float *line = plane + (ptrdiff_t)target_y * conv->width;
+        for (int32_t x = begin; x < end; x++) {
+            line[x * stride + offset_x] += source[x];
+        }
+    }
+}
+
+void ga_kernel_im2col(const ga_conv *conv, const float *restrict input, float *restrict columns) {
+    const int32_t padding = conv->kernel / 2;
+    const size_t plane = (size_t)conv->height * (size_t)conv->width;
+    const size_t outputs = (size_t)ga_kernel_conv_out_height(conv) * (size_t)ga_kernel_conv_out_width(conv);
+    for (int32_t channel = 0; channel < conv->in_channels; channel++) {
+        for (int32_t tap = 0; tap < conv->kernel * conv->kernel; tap++) {
+            for (int32_t row = 0; row < conv->rows; row++, columns += outputs) {
+                const size_t source = ((size_t)row * (size_t)conv->in_channels + (size_t)channel) * plane;
+                gather_tap(conv, tap / conv->kernel - padding, tap % conv->kernel - padding, input + source,
+                    columns);
+            }
+        }
+    }
+}
+
+void ga_kernel_col2im(const ga_conv *conv, const float *restrict columns, float *restrict input) {
+    const int32_t padding = conv->kernel / 2;
+    const size_t plane = (size_t)conv->height * (size_t)conv->width;
+    const size_t outputs = (size_t)ga_kernel_conv_out_height(conv) * (size_t)ga_kernel_conv_out_width(conv);
+    memset(input, 0, (size_t)conv->rows * (size_t)conv->in_channels * plane * sizeof *input);
+    for (int32_t channel = 0; channel < conv->in_channels; channel++) {
+        for (int32_t tap = 0; tap < conv->kernel * conv->kernel; tap++) {
+            for (int32_t row = 0; row < conv->rows; row++, columns += outputs) {
+                const size_t target = ((size_t)row * (size_t)conv->in_channels + (size_t)channel) * plane;
+                scatter_tap(conv, tap / conv->kernel - padding, tap % conv->kernel - padding, columns,
+                    input + target);
+            }
+        }
+    }
+}
+
+void ga_kernel_planes_to_maps(int32_t rows, int32_t channels, int32_t positions, const float *restrict planes,
+    const float *restrict bias, float *restrict maps) {
+    for (int32_t row = 0; row < rows; row++) {
+        for (int32_t channel = 0; channel < channels; channel++) {
+            const float *source = planes + ((size_t)channel * (size_t)rows + (size_t)row) * (size_t)positions;
+            const float add = bias == NULL ? 0.0f : bias[channel];
+            for (int32_t i = 0; i < positions; i++) {
+                maps[i] = source[i] + add;
+            }
+            maps += positions;
+        }
+    }
+}
+
+void ga_kernel_maps_to_planes(
+    int32_t rows, int32_t channels, int32_t positions, const float *restrict maps, float *restrict planes) {
+    for (int32_t row = 0; row < rows; row++) {
+        for (int32_t channel = 0; channel < channels; channel++) {
+            float *target = planes + ((size_t)channel * (size_t)rows + (size_t)row) * (size_t)positions;
+            memcpy(target, maps, (size_t)positions * sizeof *maps);
+            maps += positions;
+        }
+    }
+}
+
+/* Sum in double over four lanes: exact enough for any length, and the lanes hide the latency of an addition.
+ */
+static double sum_of(const float *restrict values, int64_t count) {
+    double lane[4] = {0.0, 0.0, 0.0, 0.0};
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        for (int k = 0; k < 4; k++) {
+            lane[k] += (double)values[i + k];
+        }
+    }
+    for (; i < count; i++) {
+        lane[0] += (double)values[i];
+    }
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+/* Σ (a − a_center) · (b − b_center) */
+static double sum_of_products(
+    const float *restrict a, double a_center, const float *restrict b, double b_center, int64_t count) {
+    double lane[4] = {0.0, 0.0, 0.0, 0.0};
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        for (int k = 0; k < 4; k++) {
+            lane[k] += ((double)a[i + k] - a_center) * ((double)b[i + k] - b_center);
+        }
+    }
+    for (; i < count; i++) {
+        lane[0] += ((double)a[i] - a_center) * ((double)b[i] - b_center);
+    }
+    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
+}
+
+void ga_kernel_add_row_sums(
+    int32_t rows, int64_t columns, const float *restrict values, float *restrict sums) {
+    for (int32_t row = 0; row < rows; row++) {
+        sums[row] += (float)sum_of(values + (int64_t)row * columns, columns);
+    }
+}
+
+void ga_kernel_add_column_sums(
+    int32_t rows, int32_t columns, const float *restrict values, float *restrict sums) {
+    for (int32_t row = 0; row < rows; row++) {
+        for (int32_t column = 0; column < columns; column++) {
+            sums[column] += values[(size_t)row * (size_t)columns + (size_t)column];
+        }
+    }
+}
+
+/* output = (input − mean) · rstd · scale + shift over one channel. */
+static void normalise_channel(const float *restrict input, int32_t positions, float mean, float rstd,
+    float scale, float shift, float *restrict output) {
+    for (int32_t i = 0; i < positions; i++) {
+        output[i] = (input[i] - mean) * rstd * scale + shift;
+    }
+}
+
+void ga_kernel_group_norm_forward(const ga_group_norm *norm, const float *restrict input,
+    const float *restrict scale, const float *restrict shift, float *restrict output,
+    float *restrict mean_out, float *restrict rstd_out) {
+    const int32_t group_channels = norm->channels / norm->groups;
+    const int64_t group_values = (int64_t)group_channels * norm->positions;
+    for (int64_t slice = 0; slice < (int64_t)norm->rows * norm->groups; slice++) {
+        const float *values = input + slice * group_values;
+        const double mean = sum_of(values, group_values) / (double)group_values;
+        const double variance =
+            sum_of_products(values, mean, values, mean, group_values) / (double)group_values;
+        mean_out[slice] = (float)mean;
+        rstd_out[slice] = (float)(1.0 / sqrt(variance + (double)norm->epsilon));
+        const int32_t first = (int32_t)(slice % norm->groups) * group_channels;
+        for (int32_t channel = 0; channel < group_channels; channel++) {
+            const int64_t at = slice * group_values + (int64_t)channel * norm->positions;
+            normalise_channel(input + at, norm->positions, mean_out[slice], rstd_out[slice],
+                scale[first + channel], shift[first + channel], output + at);
+        }
+    }
+}
+
+/* One group of one row. With x̂ = (x − mean)·rstd and g = dy·scale: dx = rstd·(g − ⟨g⟩ − x̂·⟨g·x̂⟩). */
+static void group_norm_backward_slice(const float *restrict input, const float *restrict scale, float mean,
+    float rstd, const float *restrict grad_output, int32_t channels, int32_t positions,
+    float *restrict grad_scale, float *restrict grad_shift, float *restrict grad_input) {
+    double sum_g = 0.0;
+    double sum_gx = 0.0;
+    for (int32_t channel = 0; channel < channels; channel++) {
+        const int64_t at = (int64_t)channel * positions;
+        const double sum_dy = sum_of(grad_output + at, positions);
+        const double sum_dyx =
+            sum_of_products(grad_output + at, 0.0, input + at, (double)mean, positions) * (double)rstd;
+        grad_shift[channel] += (float)sum_dy;
+        grad_scale[channel] += (float)sum_dyx;
+        sum_g += sum_dy * (double)scale[channel];
+        sum_gx += sum_dyx * (double)scale[channel];
+    }
+    const double count = (double)channels * (double)positions;
+    const float mean_g = (float)(sum_g / count);
+    const float mean_gx = (float)(sum_gx / count);
+    for (int32_t channel = 0; channel < channels; channel++) {
+        const int64_t at = (int64_t)channel * positions;
+        for (int32_t i = 0; i < positions; i++) {
+            const float normal = (input[at + i] - mean) * rstd;
+            grad_input[at + i] = rstd * (grad_output[at + i] * scale[channel] - mean_g - normal * mean_gx);
+        }
+    }
+}
+
+void ga_kernel_group_norm_backward(const ga_group_norm *norm, const float *restrict input,
+    const float *restrict scale, const float *restrict mean, const float *restrict rstd,
+    const float *restrict grad_output, float *restrict grad_scale, float *restrict grad_shift,
+    float *restrict grad_input) {
+    const int32_t group_channels = norm->channels / norm->groups;
+    const int64_t group_values = (int64_t)group_channels * norm->positions;
+    for (int64_t slice = 0; slice < (int64_t)norm->rows * norm->groups; slice++) {
+        const int32_t first = (int32_t)(slice % norm->groups) * group_channels;
+        const int64_t at = slice * group_values;
+        group_norm_backward_slice(input + at, scale + first, mean[slice], rstd[slice], grad_output + at,
+            group_channels, norm->positions, grad_scale + first, grad_shift + first, grad_input + at);
+    }
+}
+
+static float sigmoid(float value) {
+    return 1.0f / (1.0f + expf(-value));
+}
+
+void ga_kernel_silu_forward(int64_t count, const float *input, float *output) {
+    for (int64_t i = 0; i < count; i++) {
+        output[i] = input[i] * sigmoid(input[i]);
+    }
+}
+
+/* d(x·s)/dx = s·(1 + x·(1 − s)) with s = sigmoid(x) */
+void ga_kernel_silu_backward(int64_t count, const float *input, const float *grad_output, float *grad_input) {
+    for (int64_t i = 0; i < count; i++) {
+        const float s = sigmoid(input[i]);
+        grad_input[i] = grad_output[i] * s * (1.0f + input[i] * (1.0f - s));
+    }
+}
+
+void ga_kernel_mean_pool_forward(
+    int32_t rows, int32_t channels, int32_t positions, const float *restrict input, float *restrict output) {
+    for (int64_t plane = 0; plane < (int64_t)rows * channels; plane++) {
+        output[plane] = (float)(sum_of(input + plane * positions, positions) / (double)positions);
+    }
+}
+
+void ga_kernel_mean_pool_backward(int32_t rows, int32_t channels, int32_t positions,
+    const float *restrict grad_output, float *restrict grad_input) {
+    for (int64_t plane = 0; plane < (int64_t)rows * channels; plane++) {
+        const float share = grad_output[plane] / (float)positions;
+        for (int32_t i = 0; i < positions; i++) {
+            grad_input[plane * positions + i] = share;
+        }
+    }
+}
+
+void ga_kernel_channel_shift_forward(
+    int32_t rows, int32_t channels, int32_t positions, const float *restrict shift, float *restrict values) {
+    for (int64_t plane = 0; plane < (int64_t)rows * channels; plane++) {
+        for (int32_t i = 0; i < positions; i++) {
+            values[plane * positions + i] += shift[plane];
+        }
+    }
+}
+
+void ga_kernel_channel_shift_backward(int32_t rows, int32_t channels, int32_t positions,
+    const float *restrict grad_values, float *restrict grad_shift) {
+    for (int64_t plane = 0; plane < (int64_t)rows * channels; plane++) {
+        grad_shift[plane] = (float)sum_of(grad_values + plane * positions, positions);
+    }
+}
+
+void ga_kernel_accumulate(int64_t count, float alpha, const float *restrict source, float *restrict target) {
+    for (int64_t i = 0; i < count; i++) {
+        target[i] += alpha * source[i];
+    }
+}
+
+void ga_kernel_adamw(const ga_adamw *adamw, int64_t count, const float *restrict gradient,
+    float *restrict parameter, float *restrict first_moment, float *restrict second_moment) {
+    const double correction1 = 1.0 - pow((double)adamw->beta1, (double)adamw->step);
+    const double correction2 = 1.0 - pow((double)adamw->beta2, (double)adamw->step);
+    const float step_size = (float)((double)adamw->learning_rate / correction1);
+    const float root_correction2 = (float)sqrt(correction2);
+    const float keep = 1.0f - adamw->learning_rate * adamw->weight_decay;
+    for (int64_t i = 0; i < count; i++) {
+        const float g = gradient[i];
+        first_moment[i] += (1.0f - adamw->beta1) * (g - first_moment[i]);
+        second_moment[i] = adamw->beta2 * second_moment[i] + (1.0f - adamw->beta2) * g * g;
+        const float denominator = sqrtf(second_moment[i]) / root_correction2 + adamw->epsilon;
+        parameter[i] = parameter[i] * keep - step_size * first_moment[i] / denominator;
+    }
+}
