@@ -65,6 +65,12 @@ class Chart:
         path = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in points)
         self.marks.append(f'<polyline class="line {style}" points="{path}"/>')
 
+    def spread(self, points, style):
+        """The area between (x, low, high)."""
+        upper = [f"{self.x(x):.1f},{self.y(high):.1f}" for x, _, high in points]
+        lower = [f"{self.x(x):.1f},{self.y(low):.1f}" for x, low, _ in reversed(points)]
+        self.marks.append(f'<polygon class="{style}" points="{" ".join(upper + lower)}"/>')
+
     def dots(self, points, style, radius=2.0):
         marks = "".join(f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius}"/>' for x, y in points)
         self.marks.append(f'<g class="{style}">{marks}</g>')

@@ -7,6 +7,7 @@ there. What can't be read is left out and named in ``Run.problems``.
 
 import io
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,14 +33,13 @@ BATCH_COLUMNS = ("batch", "update", "audited", "seconds_denoise", "seconds_signa
 
 @dataclass
 class Preview:
-    """An x0 preview at the decision; ``reward`` is None where the row was stopped or it isn't known."""
+    """The image guessed at the decision, and what became of its row."""
 
     png: bytes
     update: int
     prompt: str
     prediction: float
     kept: bool
-    reward: float | None = None
 
 
 @dataclass
@@ -139,61 +139,33 @@ def read_record(folder, problems):
 
 
 def png_bytes(image):
-    """An image [H, W, 3], u8 or floats in [0, 1], as PNG."""
-    image = np.asarray(image)
-    if image.dtype != np.uint8:
-        image = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
+    """An image [H, W, 3] u8 as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def read_indexed_previews(folder, problems):
-    """PNG files that ``index.jsonl`` names: file, update, prompt, prediction, kept, optionally reward."""
-    found = []
-    for entry in read_json_lines(folder / "index.jsonl", problems):
-        try:
-            found.append(
-                Preview(
-                    png=(folder / Path(entry["file"]).name).read_bytes(),
-                    update=int(entry["update"]),
-                    prompt=str(entry["prompt"]),
-                    prediction=float(entry["prediction"]),
-                    kept=bool(entry["kept"]),
-                    reward=entry.get("reward"),
-                )
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            problems.append(f"previews/{entry.get('file')}: {error!r}, left out")
-    return found
-
-
-def read_packed_previews(path):
-    """A ``.npz``: images [n, H, W, 3], update, prompt, prediction, kept [n], optionally reward [n]."""
+def read_preview_batch(path):
+    """A batch's ``.npz``: images [n, 3, H, W] or [n, H, W, 3], prompts, prediction, kept [n], and update."""
     with np.load(path, allow_pickle=False) as arrays:
-        count = len(arrays["images"])
-        update = np.broadcast_to(arrays["update"], count)
-        reward = arrays["reward"] if "reward" in arrays else np.full(count, np.nan)
-        return [
-            Preview(
-                png=png_bytes(arrays["images"][i]),
-                update=int(update[i]),
-                prompt=str(arrays["prompt"][i]),
-                prediction=float(arrays["prediction"][i]),
-                kept=bool(arrays["kept"][i]),
-                reward=float(reward[i]) if np.isfinite(reward[i]) else None,
-            )
-            for i in range(count)
-        ]
+        images = arrays["images"]
+        if images.shape[-1] != 3:
+            images = images.transpose(0, 2, 3, 1)
+        columns = [arrays[name] for name in ("prompts", "prediction", "kept")]
+        update = int(arrays["update"])
+    return [
+        Preview(png_bytes(image), update, str(prompt), float(prediction), bool(kept))
+        for image, prompt, prediction, kept in zip(images, *columns)
+    ]
 
 
 def read_previews(folder, problems):
-    found = read_indexed_previews(folder, problems)
+    found = []
     for path in sorted(folder.glob("*.npz")):
         try:
-            found += read_packed_previews(path)
-        except (OSError, KeyError, ValueError) as error:
-            problems.append(f"previews/{path.name}: {error}, left out")
+            found += read_preview_batch(path)
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            problems.append(f"previews/{path.name}: not a batch of previews, left out")
     return found
 
 

@@ -151,16 +151,45 @@ def prediction_section(summary, judged):
     )
 
 
+def probe_over_time(metrics):
+    """(update, low, value, high) of the lines in which the runtime knew its prediction's worth."""
+    names = ("prune/update", "probe/spearman_group_low", "probe/spearman_group", "probe/spearman_group_high")
+    lines = [[line.get(name) for name in names] for line in metrics]
+    return [values for values in lines if None not in values]
+
+
+def probe_time_section(run):
+    points = probe_over_time(run.metrics)
+    if len(points) < 2:
+        return ""
+    chart = Chart(
+        x_range=(points[0][0], points[-1][0]),
+        y_range=padded([value for _, *values in points for value in values] + [0.0]),
+        x_label="update",
+        y_label="Spearman within groups",
+        title="Within-group Spearman over the run",
+    )
+    chart.spread([(update, low, high) for update, low, _, high in points], "spread")
+    chart.line([(update, value) for update, _, value, _ in points], "held")
+    return (
+        "<h2>The prediction over the run</h2>"
+        f"<figure>{chart.svg()}<figcaption>What the runtime itself goes by: Spearman within groups on the newest "
+        "audited rows, with its interval, at each update.</figcaption></figure>"
+    )
+
+
 def preview_image(preview):
     source = base64.b64encode(preview.png).decode()
     text = f"predicted {figure_text(preview.prediction)}"
-    if preview.reward is not None:
-        text += f"<br>final {figure_text(preview.reward)}"
     return f'<figure><img alt="preview" src="data:image/png;base64,{source}"><figcaption>{text}</figcaption></figure>'
 
 
 def preview_side(previews, title, style):
-    chosen = sorted(previews, key=lambda p: -p.prediction)[:PREVIEWS_A_SIDE]
+    ordered = sorted(previews, key=lambda p: -p.prediction)
+    last = len(ordered) - 1
+    shown = min(len(ordered), PREVIEWS_A_SIDE)
+    # Evenly over the side's range: both of its ends are there.
+    chosen = [ordered[round(i * last / max(shown - 1, 1))] for i in range(shown)]
     images = "".join(preview_image(p) for p in chosen)
     return f'<div class="{style}"><h4>{title}</h4><div class="images">{images}</div></div>'
 
@@ -215,7 +244,7 @@ def evaluation_row(name, found):
     pooled = found.get("pooled") or {}
     return (
         f"<tr><td>{escape(name)}</td><td>{figure_text(within.get('value'))}</td>"
-        f"<td>{escape(interval_text(within.get('ci95')).removeprefix('95 % interval '))}</td>"
+        f"<td class='range'>{escape(interval_text(within.get('ci95')).removeprefix('95 % interval '))}</td>"
         f"<td>{found.get('n_groups', '–')}</td>"
         f"<td class='pooled'>{figure_text(pooled.get('spearman'))}</td><td class='pooled'>{figure_text(pooled.get('auc'))}</td></tr>"
     )
@@ -248,6 +277,8 @@ def record_section(run, summary):
         ("segments", f"{record['segments']:,}"),
         ("size", f"{record['bytes'] / 1e6:.1f} MB, {record['bytes'] / max(record['rows'], 1):,.0f} bytes a row"),
         ("verify", verified),
+        ("rows the record had to drop", last_metric(run.metrics, "record/dropped")),
+        ("late batches, rank 0", f"{sum(line.get('comm/late_batches', 0) for line in run.metrics)}"),
         ("run", attribute_text(attributes.get("run_id", "–"))),
         ("model", attribute_text(attributes.get("model", "–"))),
         ("schema", attribute_text(attributes.get("schema_version", "–"))),
@@ -255,6 +286,10 @@ def record_section(run, summary):
     ]
     rows = "".join(f"<tr><td>{name}</td><td>{escape(text)}</td></tr>" for name, text in facts)
     return f"<h2>The record</h2><div class='scroll'><table>{rows}</table></div>"
+
+
+def last_metric(metrics, name):
+    return f"{metrics[-1][name]}" if metrics and name in metrics[-1] else "–"
 
 
 def attribute_text(value):
@@ -274,6 +309,7 @@ def render(run, summary, judged):
         headline(run, summary),
         reward_section(run),
         prediction_section(summary, judged),
+        probe_time_section(run),
         preview_section(run),
         seconds_section(summary),
         probe_section(run, summary, judged),

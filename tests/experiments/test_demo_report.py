@@ -125,19 +125,27 @@ def write_progress(path):
 def write_previews(folder):
     folder.mkdir()
     rng = np.random.default_rng(5)
-    np.savez(
-        folder / "packed.npz",
-        images=rng.integers(0, 255, (6, 32, 32, 3), dtype=np.uint8),
-        update=np.full(6, 9),
-        prompt=np.array(["two <red> circles & a square"] * 6),
-        prediction=np.linspace(0.2, 0.8, 6),
-        kept=np.array([1, 0, 0, 0, 1, 1], bool),
-        reward=np.array([0.1, np.nan, np.nan, np.nan, 0.7, 0.9]),
+    np.savez_compressed(
+        folder / "update-000009-batch-000.npz",
+        images=rng.integers(0, 255, (8, 3, 32, 32), dtype=np.uint8),
+        prompts=np.array(["two <red> circles & a square"] * 6 + ["one blue triangle"] * 2),
+        prediction=np.linspace(0.1, 0.8, 8, dtype=np.float32),
+        kept=np.array([1, 0, 0, 0, 1, 1, 1, 1], bool),
+        update=9,
     )
-    (folder / "a.png").write_bytes(load.png_bytes(rng.random((8, 8, 3))))
-    entry = {"file": "a.png", "update": 9, "prompt": "one blue triangle", "prediction": 0.3, "kept": False}
-    gone = {**entry, "file": "gone.png"}
-    (folder / "index.jsonl").write_text("\n".join(map(json.dumps, [entry, {**entry, "kept": True}, gone])))
+    (folder / "update-000010-batch-000.npz").write_bytes(b"PK cut off")
+
+
+def write_metrics(path):
+    """The runtime's lines: the first two before it could judge its prediction."""
+    lines = []
+    for update in range(UPDATES):
+        value = None if update < 2 else 0.5 + 0.02 * update
+        lines.append({
+            "prune/update": update, "prune/mode": "shadow", "probe/spearman_group": value,
+            "probe/spearman_group_low": value and value - 0.2, "probe/spearman_group_high": value and value + 0.15,
+            "comm/late_batches": 1, "record/dropped": 3})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
@@ -154,6 +162,7 @@ def run_folder(tmp_path):
             write_segment(tmp_path / f"record/rank-{rank:05d}/segment-{number:06d}.h5", rank, part)
     write_progress(tmp_path / "progress.jsonl")
     write_previews(tmp_path / "previews")
+    write_metrics(tmp_path / "metrics.jsonl")
     (tmp_path / "evaluations").mkdir()
     evaluation = {
         "n_groups": 31, "within": {"spearman": {"value": 0.33, "ci95": [0.2, 0.4]}},
@@ -280,7 +289,7 @@ def test_report_stands_alone_and_is_well_formed(run_folder):
     parser.feed(html)
     assert parser.open == []
     drawings = re.findall(r"<svg.*?</svg>", html, flags=re.S)
-    assert len(drawings) == 3
+    assert len(drawings) == 4
     for drawing in drawings:
         ElementTree.fromstring(drawing)
         assert "nan" not in drawing
@@ -291,10 +300,10 @@ def test_report_shows_both_sides_and_escapes_prompts(run_folder):
     summary_of(folder)
     html = (folder / "report.html").read_text()
     assert "two &lt;red&gt; circles &amp; a square" in html and "<red>" not in html
-    assert html.count("data:image/png;base64,") == 8
+    assert html.count("data:image/png;base64,") == 6  # the other prompt has no stopped row beside its kept ones
     assert "went on" in html and "stopped here" in html
-    assert "predicted 0.80<br>final 0.90" in html
-    assert "gone.png" in html  # what was left out is said
+    assert "predicted 0.60" in html
+    assert "update-000010-batch-000.npz" in html  # what was left out is said
     assert "ridge" in html and "0.33" in html
 
 
@@ -305,6 +314,20 @@ def test_wall_clock_is_shaded_where_pruning_was_in_force(run_folder):
     (band,) = re.findall(r'<rect class="band-prune" x="([\d.]+)"', html)
     chart = charts.Chart((0, 10.0 * (UPDATES + 1) * 1.02), (0, 1), "", "", "")
     assert float(band) == pytest.approx(chart.x(10.0 * SHADOW_UPDATES), abs=0.1)
+
+
+def test_runtime_s_own_figures_are_shown(run_folder):
+    folder, _ = run_folder
+    summary_of(folder)
+    html = (folder / "report.html").read_text()
+    (area,) = re.findall(r'<polygon class="spread" points="([^"]+)"', html)
+    assert len(area.split()) == 2 * (UPDATES - 2)
+    assert f"<td>late batches, rank 0</td><td>{UPDATES}</td>" in html
+    assert "<td>rows the record had to drop</td><td>3</td>" in html
+    (folder / "metrics.jsonl").unlink()
+    summary_of(folder)
+    html = (folder / "report.html").read_text()
+    assert 'class="spread"' not in html and "<td>rows the record had to drop</td><td>–</td>" in html
 
 
 # -------------------------------------------------------------------------------------------- damaged input
