@@ -1,0 +1,264 @@
+#include "grpo_accel/config/schema.h"
+
+#include <float.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "grpo_accel/config/nearest.h"
+
+#define KEYS_MAX 64
+#define FIELD(name) offsetof(ga_config, name)
+
+/* 2^53: the largest integer that every JSON reader keeps exact. */
+#define EXACT_INTEGER_MAX 9007199254740992.0
+
+const ga_schema_entry ga_schema[] = {
+    {"version", GA_SCHEMA_INTEGER, 0, 1, 1, NULL, "", "1", "Version of this grammar.", FIELD(version)},
+    {"mode", GA_SCHEMA_WORD, 0, 0, 0, "off shadow prune auto", "", "shadow",
+        "off: nothing attaches. shadow: scores and logs, prunes nothing. prune: stops rollouts. "
+        "auto comes with a later version.",
+        FIELD(mode)},
+    {"seed", GA_SCHEMA_INTEGER, 0, 0, EXACT_INTEGER_MAX, NULL, "", "0",
+        "Of every random choice: the same seed on the same scores keeps the same rollouts.", FIELD(seed)},
+    {"run_dir", GA_SCHEMA_TEXT, GA_SCHEMA_OWN_TO_RANK, 0, 0, NULL, "folder", "runs/accel",
+        "Where the record, the probes and the metrics of this run are written.", FIELD(run_dir)},
+
+    {"decision.step", GA_SCHEMA_STEPS, GA_SCHEMA_MAY_BE_AUTO, 1, 10000, NULL, "denoising steps", "3",
+        "Decide after so many denoising steps. Lists (racing) and auto come with a later version.",
+        FIELD(decision.step)},
+    {"decision.sigma", GA_SCHEMA_REAL, GA_SCHEMA_MAY_BE_NULL | GA_SCHEMA_ABOVE_MIN, 0, 1, NULL, "sigma",
+        "null", "Instead of step: the first step at or below this noise level. Comes with a later version.",
+        FIELD(decision.sigma)},
+    {"decision.keep", GA_SCHEMA_SHARES, GA_SCHEMA_MAY_BE_AUTO | GA_SCHEMA_ABOVE_MIN, 0, 1, NULL,
+        "share of rows", "0.5",
+        "Share of its rows that each rank keeps. Lists (racing) and auto come with a later version.",
+        FIELD(decision.keep)},
+    {"decision.policy", GA_SCHEMA_WORD, 0, 0, 0, "extremes neyman topk random threshold budget", "",
+        "extremes",
+        "Which rows are kept. extremes: the largest expected squared advantage. topk: the highest "
+        "predictions "
+        "of each group (the paper's; biases the group's mean). random: by chance. threshold: those past "
+        "decision.threshold. neyman and budget come with a later version.",
+        FIELD(decision.policy)},
+    {"decision.threshold.kind", GA_SCHEMA_WORD, 0, 0, 0, "absolute quantile advantage", "", "quantile",
+        "Of policy threshold: a predicted reward, a quantile of the batch's predictions, or a predicted "
+        "advantage.",
+        FIELD(decision.threshold.kind)},
+    {"decision.threshold.value", GA_SCHEMA_REAL, GA_SCHEMA_NO_RANGE, 0, 0, NULL, "by kind", "0.5",
+        "Rows predicted below it are pruned. A quantile lies in 0 to 1; a reward is in the reward's units; "
+        "an "
+        "advantage in standard deviations.",
+        FIELD(decision.threshold.value)},
+    {"decision.min_group", GA_SCHEMA_INTEGER, GA_SCHEMA_MAY_BE_AUTO, 0, 4096, NULL, "rows", "auto",
+        "Rows of each prompt group that are kept at least. auto: 0 where the host divides all advantages by "
+        "one standard deviation, 2 where by the group's.",
+        FIELD(decision.min_group)},
+    {"decision.audit", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of batches", "0.1",
+        "Share of batches whose rows are kept by chance alone: what honest figures are measured on.",
+        FIELD(decision.audit)},
+    {"decision.timeout_seconds", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN, 0, 3600, NULL, "seconds", "10",
+        "How long a rank waits for the others at the decision before it keeps all its rows of the batch.",
+        FIELD(decision.timeout_seconds)},
+
+    {"probe.path", GA_SCHEMA_TEXT, GA_SCHEMA_MAY_BE_NULL, 0, 0, NULL, "file", "null",
+        "Trained probe (safetensors). null: start in shadow and learn from the record.", FIELD(probe.path)},
+    {"probe.inputs", GA_SCHEMA_INPUTS, GA_SCHEMA_MAY_BE_AUTO, 0, 0,
+        "attention x0 cfg hidden prompt preview lookahead distilled", "", "[attention, x0, preview]",
+        "What the probe sees: cross-attention maps, the preview latent x0, the host's score of the decoded "
+        "preview. The other inputs and auto come with a later version.",
+        FIELD(probe.inputs)},
+    {"probe.lookahead.steps", GA_SCHEMA_INTEGER, 0, 1, 3, NULL, "denoising steps", "2",
+        "Of input lookahead: big ODE steps from the decision state.", FIELD(probe.lookahead.steps)},
+    {"probe.lookahead.guided", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
+        "Of input lookahead: with the host's guidance.", FIELD(probe.lookahead.guided)},
+    {"probe.blocks", GA_SCHEMA_BLOCKS, 0, 1, GA_CONFIG_BLOCKS_MAX, NULL, "blocks", "middle:10",
+        "Tapped blocks of the model: middle:N consecutive ones around the middle, last_encoder:N of a UNet, "
+        "or "
+        "a list of names. At most as many as the model has.",
+        FIELD(probe.blocks)},
+    {"probe.map_size", GA_SCHEMA_INTEGER, 0, 4, 64, NULL, "cells a side", "16",
+        "Feature maps are pooled to this size, never enlarged.", FIELD(probe.map_size)},
+    {"probe.provider", GA_SCHEMA_WORD, 0, 0, 0, "auto torch native", "", "auto",
+        "Who computes. native: C and OpenBLAS on the CPU. auto: the best that is there. torch comes with a "
+        "later version.",
+        FIELD(probe.provider)},
+
+    {"advantage.estimator", GA_SCHEMA_WORD, 0, 0, 0, "shrunk difference survivors", "", "shrunk",
+        "Baseline of a group that lost rows. shrunk: difference estimator shrunk towards the predictions. "
+        "difference: the same unshrunk. survivors: mean of the kept rows (biased; for comparison).",
+        FIELD(advantage.estimator)},
+    {"advantage.weights", GA_SCHEMA_WORD, 0, 0, 0, "one inverse", "", "one",
+        "Weight of a kept row in the gradient: one, or the inverse of its inclusion probability (no bias, "
+        "more "
+        "noise).",
+        FIELD(advantage.weights)},
+    {"advantage.clip", GA_SCHEMA_REAL, 0, 1, 1000, NULL, "weight", "10",
+        "Largest inverse inclusion probability that enters a mean.", FIELD(advantage.clip)},
+    {"advantage.std", GA_SCHEMA_WORD, 0, 0, 0, "auto global group", "", "auto",
+        "By what advantages are divided: one standard deviation for all rows, or the group's. auto: as the "
+        "host does.",
+        FIELD(advantage.std)},
+
+    {"retrain.every_updates", GA_SCHEMA_INTEGER, 0, 0, 1000000, NULL, "updates", "50",
+        "Updates between two trainings of the probe; 0: never. Without a record nothing is trained.",
+        FIELD(retrain.every_updates)},
+    {"retrain.on_drift", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
+        "Train also as soon as features or scores have drifted.", FIELD(retrain.on_drift)},
+    {"retrain.window_rows", GA_SCHEMA_INTEGER, 0, 64, 10000000, NULL, "rows", "20000",
+        "A training reads so many of the newest rows.", FIELD(retrain.window_rows)},
+
+    {"guard.confidence", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN | GA_SCHEMA_BELOW_MAX, 0.5, 1, NULL,
+        "probability", "0.95", "Of all intervals and bounds.", FIELD(guard.confidence)},
+    {"guard.lost_extremes_max", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of extremes", "0.2",
+        "Pruning stops when more of the true extremes than this would be lost.",
+        FIELD(guard.lost_extremes_max)},
+    {"guard.slowdown_max", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of rollout", "0.02",
+        "Pruning stops when our own seconds exceed this share of the rollout's without being earned back.",
+        FIELD(guard.slowdown_max)},
+
+    {"record.enabled", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
+        "Log features, predictions and rewards to HDF5.", FIELD(record.enabled)},
+    {"record.segment_rows", GA_SCHEMA_INTEGER, 0, 1, 65536, NULL, "rows", "2048",
+        "Rows of one HDF5 segment; what a killed rank can lose.", FIELD(record.segment_rows)},
+    {"record.prompts", GA_SCHEMA_WORD, 0, 0, 0, "hash text", "", "hash",
+        "hash: only a digest of the prompt is stored. text: the prompt too.", FIELD(record.prompts)},
+    {"record.finals", GA_SCHEMA_WORD, 0, 0, 0, "none latent image", "", "none",
+        "Store the final latent or image of kept rows, for scoring them again later.", FIELD(record.finals)},
+
+    {"distributed.transport", GA_SCHEMA_WORD, 0, 0, 0, "auto mpi nccl torch local", "", "auto",
+        "How ranks agree. auto: MPI under mpirun, else local. local: each process alone. nccl and torch come "
+        "with a later version.",
+        FIELD(distributed.transport)},
+
+    {"metrics.wandb", GA_SCHEMA_WORD, GA_SCHEMA_OWN_TO_RANK, 0, 0, "auto true false", "", "auto",
+        "Add prune/*, probe/*, record/* to the host's wandb run. auto: when there is one.",
+        FIELD(metrics.wandb)},
+    {"metrics.jsonl", GA_SCHEMA_BOOLEAN, GA_SCHEMA_OWN_TO_RANK, 0, 0, NULL, "", "true",
+        "Write run_dir/metrics.jsonl.", FIELD(metrics.jsonl)},
+};
+
+const size_t ga_schema_count = sizeof ga_schema / sizeof ga_schema[0];
+_Static_assert(sizeof ga_schema / sizeof ga_schema[0] <= KEYS_MAX, "raise KEYS_MAX");
+
+const ga_schema_entry *ga_schema_find(const char *path) {
+    for (size_t i = 0; i < ga_schema_count; i++) {
+        if (strcmp(ga_schema[i].path, path) == 0) {
+            return &ga_schema[i];
+        }
+    }
+    return NULL;
+}
+
+bool ga_schema_is_section(const char *path) {
+    const size_t length = strlen(path);
+    for (size_t i = 0; i < ga_schema_count; i++) {
+        if (strncmp(ga_schema[i].path, path, length) == 0 && ga_schema[i].path[length] == '.') {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What follows the last point. */
+static const char *last_part(const char *path) {
+    const char *point = strrchr(path, '.');
+    return point != NULL ? point + 1 : path;
+}
+
+const char *ga_schema_nearest(const char *path) {
+    const char *paths[KEYS_MAX], *tails[KEYS_MAX];
+    for (size_t i = 0; i < ga_schema_count; i++) {
+        paths[i] = ga_schema[i].path;
+        tails[i] = last_part(ga_schema[i].path);
+    }
+    const char *near = ga_nearest(path, paths, ga_schema_count);
+    if (near != NULL) {
+        return near;
+    }
+    /* The right word in the wrong section, such as `keep` at the top. */
+    const char *tail = ga_nearest(last_part(path), tails, ga_schema_count);
+    for (size_t i = 0; tail != NULL && i < ga_schema_count; i++) {
+        if (tails[i] == tail) {
+            return paths[i];
+        }
+    }
+    return NULL;
+}
+
+bool ga_schema_word(const char *words, size_t index, char word_out[GA_WORD_BYTES]) {
+    const char *at = words;
+    for (size_t i = 0; i < index; i++) {
+        at = strchr(at, ' ');
+        if (at == NULL) {
+            return false;
+        }
+        at++;
+    }
+    const size_t length = strcspn(at, " ");
+    if (length == 0 || length >= GA_WORD_BYTES) {
+        return false;
+    }
+    memcpy(word_out, at, length);
+    word_out[length] = '\0';
+    return true;
+}
+
+/* " from 1 to 3", " above 0, at most 1", or nothing. */
+static void expect_range(const ga_schema_entry *entry, char *text, size_t bytes) {
+    if ((entry->flags & GA_SCHEMA_NO_RANGE) != 0) {
+        text[0] = '\0';
+        return;
+    }
+    const bool above = (entry->flags & GA_SCHEMA_ABOVE_MIN) != 0;
+    const bool below = (entry->flags & GA_SCHEMA_BELOW_MAX) != 0;
+    if (!above && !below && entry->min == entry->max) {
+        (void)snprintf(text, bytes, ", namely %.0f", entry->min);
+    } else if (!above && !below) {
+        (void)snprintf(text, bytes, " from %.17g to %.17g", entry->min, entry->max);
+    } else {
+        (void)snprintf(text, bytes, " %s %.17g, %s %.17g", above ? "above" : "at least", entry->min,
+            below ? "below" : "at most", entry->max);
+    }
+}
+
+/* "one of a, b, c" */
+static void expect_words(const char *start, const char *words, char *text, size_t bytes) {
+    char word[GA_WORD_BYTES];
+    size_t used = (size_t)snprintf(text, bytes, "%s", start);
+    for (size_t i = 0; used < bytes && ga_schema_word(words, i, word); i++) {
+        used += (size_t)snprintf(text + used, bytes - used, "%s%s", i == 0 ? " " : ", ", word);
+    }
+}
+
+static void expect_core(const ga_schema_entry *entry, char *text, size_t bytes) {
+    char range[96];
+    expect_range(entry, range, sizeof range);
+    switch (entry->type) {
+    case GA_SCHEMA_BOOLEAN: (void)snprintf(text, bytes, "true or false"); break;
+    case GA_SCHEMA_INTEGER: (void)snprintf(text, bytes, "a whole number%s", range); break;
+    case GA_SCHEMA_REAL: (void)snprintf(text, bytes, "a number%s", range); break;
+    case GA_SCHEMA_WORD: expect_words("one of", entry->words, text, bytes); break;
+    case GA_SCHEMA_TEXT: (void)snprintf(text, bytes, "a text"); break;
+    case GA_SCHEMA_STEPS:
+        (void)snprintf(
+            text, bytes, "a whole number%s, or an ascending list of up to %d", range, GA_CONFIG_STAGES_MAX);
+        break;
+    case GA_SCHEMA_SHARES:
+        (void)snprintf(text, bytes, "a number%s, or a list of up to %d", range, GA_CONFIG_STAGES_MAX);
+        break;
+    case GA_SCHEMA_INPUTS: expect_words("a list of", entry->words, text, bytes); break;
+    case GA_SCHEMA_BLOCKS:
+        (void)snprintf(text, bytes,
+            "middle:N or last_encoder:N with N from 1 to %.0f, or a list of block names", entry->max);
+        break;
+    }
+}
+
+void ga_schema_expect(const ga_schema_entry *entry, char text_out[GA_EXPECTED_BYTES]) {
+    char core[GA_EXPECTED_BYTES - 32];
+    expect_core(entry, core, sizeof core);
+    (void)snprintf(text_out, GA_EXPECTED_BYTES, "%s%s%s", core,
+        (entry->flags & GA_SCHEMA_MAY_BE_AUTO) != 0 ? ", or auto" : "",
+        (entry->flags & GA_SCHEMA_MAY_BE_NULL) != 0 ? ", or null" : "");
+}
