@@ -108,7 +108,7 @@ static const view_case view_cases[] = {
 static ga_tensor view_of(const view_case *view, void *store, ga_dtype dtype) {
     ga_tensor tensor = ga_tensor_make(store, dtype, view->dims, view->shape);
     memcpy(tensor.strides, view->strides, (size_t)view->dims * sizeof view->strides[0]);
-    tensor.data = (char *)store + view->first * (int64_t)ga_dtype_bytes(dtype);
+    tensor.data = (char *)store + view->first * (int64_t)ga_dtype_bytes((int32_t)dtype);
     return tensor;
 }
 
