@@ -41,7 +41,7 @@ size_t ga_nearest_distance(const char *a, const char *b) {
 
 const char *ga_nearest(const char *word, const char *const *candidates, size_t count) {
     const char *nearest = NULL;
-    size_t nearest_distance = 2 + strlen(word) / 4;
+    size_t nearest_distance = 2 + strlen(word) / 5;
     for (size_t i = 0; i < count; i++) {
         const size_t distance = ga_nearest_distance(word, candidates[i]);
         if (distance < nearest_distance) {

@@ -13,7 +13,7 @@
  */
 size_t ga_nearest_distance(const char *a, const char *b);
 
-/* The one of candidates[0 … count-1] within 1 + a quarter of the word's length; the first of equals; NULL if
+/* The one of candidates[0 … count-1] within 1 + a fifth of the word's length; the first of equals; NULL if
  * none is near. */
 const char *ga_nearest(const char *word, const char *const *candidates, size_t count);
 

@@ -166,24 +166,32 @@ static const char *last_part(const char *path) {
     return point != NULL ? point + 1 : path;
 }
 
+/* The first key whose last part is `tail`; NULL if there is none. */
+static const char *find_tail(const char *tail) {
+    for (size_t i = 0; i < ga_schema_count; i++) {
+        if (strcmp(last_part(ga_schema[i].path), tail) == 0) {
+            return ga_schema[i].path;
+        }
+    }
+    return NULL;
+}
+
 const char *ga_schema_nearest(const char *path) {
     const char *paths[KEYS_MAX], *tails[KEYS_MAX];
     for (size_t i = 0; i < ga_schema_count; i++) {
         paths[i] = ga_schema[i].path;
         tails[i] = last_part(ga_schema[i].path);
     }
-    const char *near = ga_nearest(path, paths, ga_schema_count);
-    if (near != NULL) {
-        return near;
+    /* The right word without its section, such as `keep` at the top. */
+    const char *near = strchr(path, '.') == NULL ? find_tail(path) : NULL;
+    if (near == NULL) {
+        near = ga_nearest(path, paths, ga_schema_count);
     }
-    /* The right word in the wrong section, such as `keep` at the top. */
-    const char *tail = ga_nearest(last_part(path), tails, ga_schema_count);
-    for (size_t i = 0; tail != NULL && i < ga_schema_count; i++) {
-        if (tails[i] == tail) {
-            return paths[i];
-        }
+    if (near == NULL) {
+        const char *tail = ga_nearest(last_part(path), tails, ga_schema_count);
+        near = tail != NULL ? find_tail(tail) : NULL;
     }
-    return NULL;
+    return near;
 }
 
 bool ga_schema_word(const char *words, size_t index, char word_out[GA_WORD_BYTES]) {
