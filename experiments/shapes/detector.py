@@ -147,4 +147,4 @@ def _overlaps(labels, coverage, kept, image, x, y) -> np.ndarray:
     bank, energy = templates()
     shared = crops.astype(np.float32) @ bank.T
     overlap = shared / ((crops**2).sum(1)[:, None] + energy - shared)
-    return overlap.reshape(len(kept), len(SHAPES), -1).max(-1)
+    return overlap.reshape(len(kept), len(SHAPES), len(bank) // len(SHAPES)).max(-1)
