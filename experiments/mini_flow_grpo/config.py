@@ -1,0 +1,104 @@
+"""Settings of the small trainer, under flow-grpo's names: ``--config experiments/mini_flow_grpo/config.py:NAME``.
+
+``shapes_window`` trains on the first steps only (the others follow the ODE), ``shapes_sde`` on all steps.
+``test_window`` and ``test_sde`` are the same in miniature. Any field can be overridden on the command
+line, for instance ``--config.num_epochs=20 --config.sample.num_groups=4``.
+"""
+
+from pathlib import Path
+
+import ml_collections
+
+SHAPES = Path(__file__).resolve().parents[1] / "shapes"
+
+
+def base():
+    config = ml_collections.ConfigDict()
+    config.seed = 42
+    config.num_epochs = 100  # updates; the run ends after them
+    config.save_dir = "runs/mini_flow_grpo"
+    config.save_freq = 0  # updates between checkpoints besides the last; 0 keeps the last only
+    config.eval_freq = 10  # updates between evaluations; 0 never evaluates
+    config.mixed_precision = "no"
+    config.num_threads = 1  # of torch, per rank; 0 leaves torch's own choice
+    config.dataset = str(SHAPES / "prompts")  # train.txt and test.txt, one prompt a line
+    config.resolution = 32
+    config.max_sequence_length = 16  # of T5
+    config.reward_fn = ml_collections.ConfigDict({"shapes": 1.0})
+
+    config.pretrained = ml_collections.ConfigDict()
+    config.pretrained.model = str(SHAPES / "models" / "sd3")
+
+    # The adapter's rank and scale; use_lora False trains all weights of the transformer.
+    config.use_lora = True
+    config.lora = ml_collections.ConfigDict()
+    config.lora.rank = 32
+    config.lora.alpha = 64
+
+    config.sample = sample = ml_collections.ConfigDict()
+    sample.num_steps = 10
+    sample.eval_num_steps = 10
+    sample.guidance_scale = 1.0  # 1 or less samples without classifier-free guidance
+    sample.num_groups = 8  # prompts an update, over all ranks and batches
+    sample.num_image_per_prompt = 12  # K, the group size
+    sample.num_batches_per_epoch = 2  # rollout batches an update
+    sample.train_batch_size = 0  # rows per rank and batch; 0 derives it from the three above
+    sample.test_batch_size = 24
+    sample.test_prompts = 96  # held-out prompts, evenly spaced in the list; 0 takes all
+    sample.global_std = True
+    sample.noise_level = 0.7
+    sample.sde_window_size = 2  # 0 makes all steps noisy
+    sample.sde_window_range = (0, 2)
+
+    config.train = train = ml_collections.ConfigDict()
+    train.learning_rate = 3e-4
+    train.adam_beta1 = 0.9
+    train.adam_beta2 = 0.999
+    train.adam_weight_decay = 1e-4
+    train.adam_epsilon = 1e-8
+    train.gradient_accumulation_steps = 1  # micro-batches (one a rollout batch) an optimizer step
+    train.max_grad_norm = 1.0
+    train.num_inner_epochs = 1
+    train.adv_clip_max = 5.0
+    train.clip_range = 1e-3  # log-probabilities are means over the latent: ratios stay close to 1
+    train.timestep_fraction = 0.99  # of the steps that are trained where all steps are noisy
+    return config
+
+
+def shapes_window():
+    return base()
+
+
+def shapes_sde():
+    config = base()
+    config.sample.sde_window_size = 0
+    return config
+
+
+def _tiny(config):
+    config.num_epochs = 2
+    config.eval_freq = 2
+    config.sample.num_steps = 4
+    config.sample.eval_num_steps = 4
+    config.sample.num_groups = 4
+    config.sample.num_image_per_prompt = 4
+    config.sample.test_batch_size = 3
+    config.sample.test_prompts = 5
+    return config
+
+
+def test_window():
+    return _tiny(shapes_window())
+
+
+def test_sde():
+    return _tiny(shapes_sde())
+
+
+CONFIGS = {f.__name__: f for f in (shapes_window, shapes_sde, test_window, test_sde)}
+
+
+def get_config(name="shapes_window"):
+    if name not in CONFIGS:
+        raise ValueError(f"unknown configuration {name!r}, known: {', '.join(CONFIGS)}")
+    return CONFIGS[name]()

@@ -1,0 +1,1 @@
+"""Sampling functions that keep what policy gradients need: states, times and log-probabilities."""
