@@ -1,0 +1,53 @@
+/*
+ * Who goes on: the one pipeline from scores to the kept set, the same for every policy.
+ *
+ * Every rank computes the same plan from the same candidates: it depends on nothing but them, the options and
+ * (seed, batch), not on the order of arrival. Each rank keeps exactly c rows, so that no rank sets the pace.
+ *
+ * Not collective; any thread with its own arena.
+ */
+#ifndef GA_SELECT_PLAN_H
+#define GA_SELECT_PLAN_H
+
+#include "grpo_accel/select/policy.h"
+
+typedef struct ga_plan_options {
+    ga_policy_kind policy;
+    int32_t ranks;         /* that take part, each with the same number of rows B */
+    int32_t keep_per_rank; /* c, clamped to 1 … B; policy threshold finds its own instead */
+    int32_t min_group;     /* kept rows that each group has at least (or all it has), ≥ 0 */
+    double audit_share;    /* ε: share of the batches whose rows are kept by chance alone, in [0, 1] */
+    uint64_t seed;
+    uint64_t batch;       /* number of the batch in the run, the same on all ranks */
+    ga_std_kind std_kind; /* by what the host divides its advantages */
+    ga_threshold threshold;
+} ga_plan_options;
+
+/* Arrays belong to the arena and are aligned with the candidates in the order in which they were given. */
+typedef struct ga_plan {
+    int32_t count;
+    const uint8_t *kept;         /* [count] 1: goes on */
+    const double *inclusion;     /* [count] π, see below */
+    bool audited;                /* this batch's rows are kept by chance alone, each with c/B */
+    int32_t keep_per_rank;       /* c as used */
+    int32_t rows_per_rank;       /* B */
+    int32_t lowered_floor_count; /* groups that get less than min(min_group, size) because quotas forbid it */
+    int32_t unscored_count;      /* rows without a usable prediction: they come first, as far as c allows */
+    uint64_t checksum;           /* of batch and kept (group, rank * B + index): no count of ranks in it */
+} ga_plan;
+
+/*
+ * Makes the plan of one batch from the candidates[count] of all ranks.
+ *
+ * inclusion is π = (1 − ε)·π⁰ + ε·c/B, where π⁰ is 0 or 1 under extremes, topk and threshold, and the
+ * policy's own probability under random; it is the same whether this batch turned out to be audited or not.
+ * It is 0 only for pruned rows when ε = 0. Ties are broken by (seed, batch); when all scores are equal, c
+ * rows are kept by chance. An audited batch ignores min_group, otherwise it would not be chance alone.
+ *
+ * On failure plan_out is untouched and the caller keeps all rows. GA_ERR_ARGUMENT (options), GA_ERR_DATA
+ * (ranks with different numbers of rows, a row twice), GA_ERR_MEMORY.
+ */
+ga_status ga_plan_make(const ga_plan_options *options, const ga_candidate *candidates, int32_t count,
+    ga_arena *arena, ga_plan *plan_out, ga_error *error);
+
+#endif
