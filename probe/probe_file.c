@@ -1,0 +1,399 @@
+/* A probe as a file: safetensors arrays, and everything it is bound to as text beside them. */
+#include <locale.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "probe/parts.h"
+#include "probe/weights.h"
+
+#define FORMAT "grpo_accel.probe.1"
+
+/* ---- texts ---- */
+
+/* A number of the info that stands in the file under `key`. */
+typedef struct number_field {
+    const char *key;
+    size_t offset;
+    bool integer; /* an int64_t; else a double */
+} number_field;
+
+static const number_field number_fields[] = {
+    {"sigma_low", offsetof(ga_probe_info, sigma_low), false},
+    {"sigma_high", offsetof(ga_probe_info, sigma_high), false},
+    {"trained_rows", offsetof(ga_probe_info, trained_rows), true},
+    {"trained_groups", offsetof(ga_probe_info, trained_groups), true},
+    {"held_rows", offsetof(ga_probe_info, held_rows), true},
+    {"held_groups", offsetof(ga_probe_info, held_groups), true},
+    {"within_spearman", offsetof(ga_probe_info, spearman), false},
+    {"within_spearman_low", offsetof(ga_probe_info, spearman_low), false},
+    {"within_spearman_high", offsetof(ga_probe_info, spearman_high), false},
+    {"calibration_slope", offsetof(ga_probe_info, calibration.slope), false},
+    {"calibration_intercept", offsetof(ga_probe_info, calibration.intercept), false},
+    {"sigma_r2", offsetof(ga_probe_info, calibration.sigma_r2), false},
+    {"tau2", offsetof(ga_probe_info, calibration.tau2), false},
+    {"residual_variance", offsetof(ga_probe_info, residual_variance), false},
+};
+#define NUMBER_FIELDS (sizeof number_fields / sizeof number_fields[0])
+
+static ga_status set_integer(ga_weights *weights, const char *key, long long value, ga_error *error) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", value);
+    return ga_weights_set_text(weights, key, text, error);
+}
+
+/* 17 digits: the same double comes back. */
+static ga_status set_double(ga_weights *weights, const char *key, double value, ga_error *error) {
+    char text[40];
+    snprintf(text, sizeof text, "%.17g", value);
+    return ga_weights_set_text(weights, key, text, error);
+}
+
+static ga_status missing(const char *path, const char *key, ga_error *error) {
+    return GA_FAIL(error, GA_ERR_FILE, "%s: \"%s\" is missing or wrong; the file is no probe of this program",
+        path, key);
+}
+
+static ga_status get_text(
+    const ga_weights *weights, const char *path, const char *key, const char **text_out, ga_error *error) {
+    *text_out = ga_weights_text(weights, key);
+    return *text_out == NULL ? missing(path, key, error) : GA_OK;
+}
+
+static ga_status get_integer(const ga_weights *weights, const char *path, const char *key, int64_t low,
+    int64_t high, int64_t *value_out, ga_error *error) {
+    const char *text;
+    char *end;
+    GA_TRY(get_text(weights, path, key, &text, error));
+    const long long value = strtoll(text, &end, 10);
+    if (end == text || *end != '\0' || value < low || value > high) {
+        return missing(path, key, error);
+    }
+    *value_out = value;
+    return GA_OK;
+}
+
+static ga_status get_double(
+    const ga_weights *weights, const char *path, const char *key, double *value_out, ga_error *error) {
+    const char *text;
+    char *end;
+    GA_TRY(get_text(weights, path, key, &text, error));
+    const double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value)) {
+        return missing(path, key, error);
+    }
+    *value_out = value;
+    return GA_OK;
+}
+
+static ga_status put_steps(ga_weights *weights, const ga_probe_info *info, ga_error *error) {
+    char text[GA_PROBE_STEPS_MAX * 12 + 1] = "";
+    size_t used = 0;
+    for (int32_t i = 0; i < info->step_count; i++) {
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i > 0 ? "," : "", info->steps[i]);
+    }
+    return ga_weights_set_text(weights, "steps", text, error);
+}
+
+static ga_status put_texts(ga_weights *weights, const ga_probe *probe, ga_error *error) {
+    const ga_probe_info *info = &probe->info;
+    char text[GA_SCHEMA_TEXT_BYTES];
+    GA_TRY(ga_weights_set_text(weights, "format", FORMAT, error));
+    GA_TRY(ga_weights_set_text(weights, "kind", ga_probe_kind_name(info->kind), error));
+    GA_TRY(ga_weights_set_text(weights, "model", info->model, error));
+    GA_TRY(set_integer(weights, "version", (long long)info->version, error));
+    GA_TRY(put_steps(weights, info, error));
+    GA_TRY(set_integer(weights, "steps_total", info->steps_total, error));
+    ga_schema_to_text(&info->schema, text);
+    GA_TRY(ga_weights_set_text(weights, "schema", text, error));
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)info->schema.id);
+    GA_TRY(ga_weights_set_text(weights, "schema_id", text, error));
+    GA_TRY(set_double(weights, "reward_scale", probe->reward_scale, error));
+    for (size_t i = 0; i < NUMBER_FIELDS; i++) {
+        const number_field *field = &number_fields[i];
+        const char *at = (const char *)info + field->offset;
+        double real;
+        int64_t whole;
+        memcpy(&real, at, sizeof real);
+        memcpy(&whole, at, sizeof whole);
+        GA_TRY(field->integer ? set_integer(weights, field->key, whole, error)
+                              : set_double(weights, field->key, real, error));
+    }
+    return GA_OK;
+}
+
+static ga_status get_kind(
+    const ga_weights *weights, const char *path, ga_probe_kind *kind_out, ga_error *error) {
+    const char *text;
+    GA_TRY(get_text(weights, path, "kind", &text, error));
+    for (int kind = 0; kind < GA_PROBE_KIND_COUNT; kind++) {
+        if (strcmp(text, ga_probe_kind_name((ga_probe_kind)kind)) == 0) {
+            *kind_out = (ga_probe_kind)kind;
+            return GA_OK;
+        }
+    }
+    return missing(path, "kind", error);
+}
+
+static ga_status get_steps(
+    const ga_weights *weights, const char *path, ga_probe_info *info, ga_error *error) {
+    const char *text;
+    int64_t total;
+    GA_TRY(get_text(weights, path, "steps", &text, error));
+    GA_TRY(get_integer(weights, path, "steps_total", 1, 100000, &total, error));
+    info->steps_total = (int32_t)total;
+    info->step_count = 0;
+    do {
+        char *end;
+        const long step = strtol(text, &end, 10);
+        if (end == text || step < 0 || step > total || info->step_count == GA_PROBE_STEPS_MAX ||
+            (*end != ',' && *end != '\0')) {
+            return missing(path, "steps", error);
+        }
+        info->steps[info->step_count++] = (int32_t)step;
+        text = *end == ',' ? end + 1 : end;
+    } while (*text != '\0');
+    return GA_OK;
+}
+
+static ga_status get_schema(
+    const ga_weights *weights, const char *path, ga_feature_schema *schema_out, ga_error *error) {
+    const char *layout, *id_text;
+    char *end;
+    GA_TRY(get_text(weights, path, "schema", &layout, error));
+    GA_TRY(get_text(weights, path, "schema_id", &id_text, error));
+    const unsigned long long id = strtoull(id_text, &end, 16);
+    if (strlen(id_text) != 16 || *end != '\0' || ga_schema_from_text(layout, id, schema_out, NULL) != GA_OK) {
+        return missing(path, "schema", error);
+    }
+    return GA_OK;
+}
+
+/* Everything but kind and schema. */
+static ga_status get_texts(const ga_weights *weights, const char *path, ga_probe *probe, ga_error *error) {
+    ga_probe_info *info = &probe->info;
+    const char *model;
+    int64_t version;
+    GA_TRY(get_text(weights, path, "model", &model, error));
+    if (strlen(model) >= sizeof info->model) {
+        return missing(path, "model", error);
+    }
+    strcpy(info->model, model);
+    GA_TRY(get_integer(weights, path, "version", 0, UINT32_MAX, &version, error));
+    info->version = (uint32_t)version;
+    GA_TRY(get_steps(weights, path, info, error));
+    GA_TRY(get_double(weights, path, "reward_scale", &probe->reward_scale, error));
+    for (size_t i = 0; i < NUMBER_FIELDS; i++) {
+        const number_field *field = &number_fields[i];
+        char *at = (char *)info + field->offset;
+        double real = 0.0;
+        int64_t whole = 0;
+        if (field->integer) {
+            GA_TRY(get_integer(weights, path, field->key, 0, INT64_MAX, &whole, error));
+            memcpy(at, &whole, sizeof whole);
+        } else {
+            GA_TRY(get_double(weights, path, field->key, &real, error));
+            memcpy(at, &real, sizeof real);
+        }
+    }
+    if (info->calibration.sigma_r2 < 0.0 || info->calibration.tau2 < 0.0 || info->calibration.slope < 0.0) {
+        return missing(path, "calibration", error);
+    }
+    return GA_OK;
+}
+
+/* ---- arrays ---- */
+
+/* An array of the probe that every kind has. */
+typedef struct probe_array {
+    const char *name;
+    float *values;
+    int32_t count;
+} probe_array;
+
+#define COMMON_ARRAYS 8
+
+static void list_arrays(const ga_probe *probe, probe_array arrays[COMMON_ARRAYS]) {
+    const int32_t pooled = probe->inputs.pooled_count, maps = probe->inputs.map_channels;
+    const probe_array list[COMMON_ARRAYS] = {
+        {"pooled.center", probe->pooled_moments.center, pooled},
+        {"pooled.scale", probe->pooled_moments.scale, pooled},
+        {"pooled.limit", probe->pooled_moments.limit, pooled},
+        {"maps.center", probe->map_moments.center, maps},
+        {"maps.scale", probe->map_moments.scale, maps},
+        {"maps.limit", probe->map_moments.limit, maps},
+        {"ridge.within", probe->ridge.within, pooled},
+        {"ridge.level", probe->ridge.level, pooled},
+    };
+    memcpy(arrays, list, sizeof list);
+}
+
+static ga_status put_arrays(ga_weights *weights, const ga_probe *probe, ga_error *error) {
+    probe_array arrays[COMMON_ARRAYS];
+    list_arrays(probe, arrays);
+    for (int i = 0; i < COMMON_ARRAYS; i++) {
+        const int64_t shape[1] = {arrays[i].count};
+        GA_TRY(ga_weights_add(weights, arrays[i].name, 1, shape, arrays[i].values, error));
+    }
+    for (int32_t t = 0; t < probe->network.tensor_count && probe->info.kind == GA_PROBE_NETWORK; t++) {
+        const ga_network_tensor *tensor = &probe->network.tensors[t];
+        int64_t shape[4];
+        char name[48];
+        for (int32_t i = 0; i < tensor->dims; i++) {
+            shape[i] = tensor->shape[i];
+        }
+        snprintf(name, sizeof name, "network.%s", tensor->name);
+        GA_TRY(ga_weights_add(weights, name, tensor->dims, shape, probe->parameters + tensor->offset, error));
+    }
+    return GA_OK;
+}
+
+/* The named array, of that shape and finite (or infinite where that is meant). */
+static ga_status get_array(const ga_weights *weights, const char *path, const char *name, int32_t dims,
+    const int32_t *shape, bool may_be_infinite, float *values, ga_error *error) {
+    const ga_weights_array *array = ga_weights_find(weights, name);
+    bool fits = array != NULL && array->dims == dims;
+    for (int32_t i = 0; i < dims && fits; i++) {
+        fits = array->shape[i] == shape[i];
+    }
+    if (!fits) {
+        return GA_FAIL(error, GA_ERR_FILE,
+            "%s: array \"%s\" is missing or has another shape than its schema asks for", path, name);
+    }
+    for (int64_t i = 0; i < array->count; i++) {
+        const bool usable = may_be_infinite ? array->values[i] >= 0.0f : isfinite(array->values[i]) != 0;
+        if (!usable) {
+            return GA_FAIL(error, GA_ERR_FILE, "%s: array \"%s\" holds %g at place %lld", path, name,
+                (double)array->values[i], (long long)i);
+        }
+    }
+    memcpy(values, array->values, (size_t)array->count * sizeof *values);
+    return GA_OK;
+}
+
+static ga_status check_scales(const ga_moments *moments, const char *path, ga_error *error) {
+    for (int32_t i = 0; i < moments->count; i++) {
+        if (!(moments->scale[i] > 0.0f)) {
+            return GA_FAIL(
+                error, GA_ERR_FILE, "%s: a feature is divided by %g", path, (double)moments->scale[i]);
+        }
+    }
+    return GA_OK;
+}
+
+static ga_status get_arrays(const ga_weights *weights, const char *path, ga_probe *probe, ga_error *error) {
+    probe_array arrays[COMMON_ARRAYS];
+    list_arrays(probe, arrays);
+    for (int i = 0; i < COMMON_ARRAYS; i++) {
+        const bool limit = strstr(arrays[i].name, ".limit") != NULL;
+        GA_TRY(get_array(weights, path, arrays[i].name, 1, &arrays[i].count, limit, arrays[i].values, error));
+    }
+    GA_TRY(check_scales(&probe->pooled_moments, path, error));
+    GA_TRY(check_scales(&probe->map_moments, path, error));
+    for (int32_t t = 0; t < probe->network.tensor_count && probe->info.kind == GA_PROBE_NETWORK; t++) {
+        const ga_network_tensor *tensor = &probe->network.tensors[t];
+        char name[48];
+        snprintf(name, sizeof name, "network.%s", tensor->name);
+        GA_TRY(get_array(weights, path, name, tensor->dims, tensor->shape, false,
+            probe->parameters + tensor->offset, error));
+    }
+    return GA_OK;
+}
+
+/* ---- the two ways ---- */
+
+/* Numbers are written and read with a point whatever locale the host has set. */
+typedef struct number_locale {
+    locale_t c, before;
+} number_locale;
+
+static number_locale enter_c_locale(void) {
+    number_locale both = {.c = newlocale(LC_ALL_MASK, "C", (locale_t)0)};
+    if (both.c != (locale_t)0) {
+        both.before = uselocale(both.c);
+    }
+    return both;
+}
+
+static void leave_c_locale(number_locale *both) {
+    if (both->c != (locale_t)0) {
+        uselocale(both->before);
+        freelocale(both->c);
+    }
+}
+
+ga_status ga_probe_save(const ga_probe *probe, const char *path, ga_error *error) {
+    ga_weights *weights = NULL;
+    GA_TRY(ga_weights_create(&weights, error));
+    number_locale locales = enter_c_locale();
+    ga_status status = put_texts(weights, probe, error);
+    leave_c_locale(&locales);
+    if (status == GA_OK) {
+        status = put_arrays(weights, probe, error);
+    }
+    if (status == GA_OK) {
+        status = ga_weights_write(weights, path, error);
+    }
+    ga_weights_destroy(&weights);
+    return status;
+}
+
+static ga_status check_format(const ga_weights *weights, const char *path, ga_error *error) {
+    const char *format;
+    GA_TRY(get_text(weights, path, "format", &format, error));
+    if (strcmp(format, FORMAT) != 0) {
+        return GA_FAIL(
+            error, GA_ERR_FILE, "%s: format \"%.60s\"; this program reads \"%s\"", path, format, FORMAT);
+    }
+    return GA_OK;
+}
+
+/* A layout that asks for more than the file brings is refused before memory is taken for it. */
+static ga_status check_size(
+    const ga_weights *weights, const char *path, const ga_feature_schema *schema, ga_error *error) {
+    ga_inputs inputs;
+    GA_TRY(ga_inputs_plan(schema, &inputs, error));
+    const ga_weights_array *center = ga_weights_find(weights, "pooled.center");
+    if (center == NULL || center->count != inputs.pooled_count) {
+        return GA_FAIL(
+            error, GA_ERR_FILE, "%s: array \"pooled.center\" is missing or does not fit the schema", path);
+    }
+    return GA_OK;
+}
+
+static ga_status build_probe(const ga_weights *weights, const char *path, const ga_compute *compute,
+    ga_probe **probe_out, ga_error *error) {
+    ga_feature_schema schema;
+    ga_probe_kind kind = GA_PROBE_RIDGE;
+    GA_TRY(check_format(weights, path, error));
+    GA_TRY(get_kind(weights, path, &kind, error));
+    GA_TRY(get_schema(weights, path, &schema, error));
+    GA_TRY(check_size(weights, path, &schema, error));
+    ga_probe *probe = NULL;
+    GA_TRY(ga_probe_create(&schema, compute, &probe, error));
+    ga_status status = kind == GA_PROBE_NETWORK ? ga_probe_add_network(probe, error) : GA_OK;
+    probe->info.kind = kind;
+    if (status == GA_OK) {
+        status = get_texts(weights, path, probe, error);
+    }
+    if (status == GA_OK) {
+        status = get_arrays(weights, path, probe, error);
+    }
+    if (status != GA_OK) {
+        ga_probe_close(&probe);
+        return status;
+    }
+    *probe_out = probe;
+    return GA_OK;
+}
+
+ga_status ga_probe_open(const char *path, const ga_compute *compute, ga_probe **probe_out, ga_error *error) {
+    ga_weights *weights = NULL;
+    GA_TRY(ga_weights_read(path, &weights, error));
+    number_locale locales = enter_c_locale();
+    const ga_status status = build_probe(weights, path, compute, probe_out, error);
+    leave_c_locale(&locales);
+    ga_weights_destroy(&weights);
+    return status;
+}
