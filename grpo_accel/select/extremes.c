@@ -34,7 +34,7 @@ typedef struct matching {
     int32_t *held;      /* [groups] kept rows */
     int32_t *floor;     /* [groups] */
     int32_t *visit;     /* [groups] order in which floors are raised: by chance */
-    uint8_t *stuck;     /* [groups] the floor can't be raised any more */
+    uint8_t *stuck;     /* [nodes] from here no group above its floor is in reach, now and ever */
     double *price;      /* [nodes] */
     double *distance;   /* [nodes] of the current search; infinite: not reached */
     int32_t *via;       /* [nodes] slot of the row by which a node was reached */
@@ -57,7 +57,7 @@ static bool take_matching(ga_arena *arena, const ga_grid *grid, matching *m) {
     m->held = ga_arena_take(arena, groups, sizeof *m->held);
     m->floor = ga_arena_take(arena, groups, sizeof *m->floor);
     m->visit = ga_arena_take(arena, groups, sizeof *m->visit);
-    m->stuck = ga_arena_take(arena, groups, sizeof *m->stuck);
+    m->stuck = ga_arena_take(arena, nodes, sizeof *m->stuck);
     m->price = ga_arena_take(arena, nodes, sizeof *m->price);
     m->distance = ga_arena_take(arena, nodes, sizeof *m->distance);
     m->via = ga_arena_take(arena, nodes, sizeof *m->via);
@@ -183,7 +183,7 @@ static heap_entry heap_pop(matching *m) {
 /* Reduced costs are ≥ 0 but for rounding. */
 static void relax(matching *m, int32_t node, double distance, double reduced_cost, int32_t slot) {
     const double reached_at = distance + fmax(0, reduced_cost);
-    if (m->settled[node] || reached_at >= m->distance[node]) {
+    if (m->settled[node] || m->stuck[node] || reached_at >= m->distance[node]) {
         return;
     }
     if (isinf(m->distance[node])) {
@@ -253,12 +253,17 @@ static void exchange_rows(matching *m, int32_t wanting, int32_t giving) {
     }
 }
 
-/* New prices for which the exchanged set is optimal; forgets the search. */
+/*
+ * New prices for which the exchanged set is optimal; forgets the search. Where it found nothing, all that it
+ * reached is stuck together: what later exchanges do stays outside of it.
+ */
 static void finish_search(matching *m, int32_t giving) {
     const double length = giving >= 0 ? m->distance[giving] : 0;
     for (int32_t i = 0; i < m->reached_count; i++) {
         const int32_t node = m->reached[i];
-        if (giving >= 0 && m->settled[node]) {
+        if (giving < 0) {
+            m->stuck[node] = 1;
+        } else if (m->settled[node]) {
             m->price[node] += fmax(0, length - m->distance[node]);
         }
         m->distance[node] = (double)INFINITY;
@@ -290,8 +295,6 @@ static void raise_floors(matching *m, int32_t level) {
         }
         if (raise_group(m, group)) {
             m->floor[group] = level;
-        } else {
-            m->stuck[group] = 1;
         }
     }
 }
