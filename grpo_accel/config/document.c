@@ -300,3 +300,7 @@ ga_status ga_document_read(const char *path, ga_arena *arena, const ga_node **ro
     GA_TRY(status);
     return ga_document_parse(path, bytes, count, arena, root_out, error);
 }
+
+const char *ga_document_yaml_version(void) {
+    return yaml_get_version_string();
+}

@@ -57,4 +57,7 @@ ga_status ga_document_parse(const char *source, const char *bytes, size_t byte_c
 /* Reads and parses a regular file. Errors: GA_ERR_FILE when it can't be read, else as above. */
 ga_status ga_document_read(const char *path, ga_arena *arena, const ga_node **root_out, ga_error *error);
 
+/* "0.2.5": the version of libyaml. Static storage. */
+const char *ga_document_yaml_version(void);
+
 #endif

@@ -67,7 +67,7 @@ static locale_t plain_locale(void) {
     return newlocale(LC_ALL_MASK, "C", (locale_t)0);
 }
 
-static bool parse_real(const char *text, double *value_out) {
+bool ga_value_parse_real(const char *text, double *value_out) {
     if (!is_number(text)) {
         return false;
     }
@@ -84,7 +84,7 @@ static bool parse_real(const char *text, double *value_out) {
     return true;
 }
 
-static bool parse_integer(const char *text, int64_t *value_out) {
+bool ga_value_parse_integer(const char *text, int64_t *value_out) {
     const size_t length = integer_length(text);
     if (length == 0 || text[length] != '\0') {
         return false;
@@ -199,7 +199,7 @@ static bool is_plain(const ga_node *node, const char *word) {
 
 static ga_status read_real(const reading *r, const ga_node *node, double *value_out) {
     double value = 0;
-    if (node->kind != GA_NODE_SCALAR || node->quoted || !parse_real(node->text, &value) ||
+    if (node->kind != GA_NODE_SCALAR || node->quoted || !ga_value_parse_real(node->text, &value) ||
         !in_range(r->entry, value)) {
         return mismatch_number(r, node);
     }
@@ -209,7 +209,7 @@ static ga_status read_real(const reading *r, const ga_node *node, double *value_
 
 static ga_status read_integer(const reading *r, const ga_node *node, int64_t *value_out) {
     int64_t value = 0;
-    if (node->kind != GA_NODE_SCALAR || node->quoted || !parse_integer(node->text, &value) ||
+    if (node->kind != GA_NODE_SCALAR || node->quoted || !ga_value_parse_integer(node->text, &value) ||
         !in_range(r->entry, (double)value)) {
         return mismatch_number(r, node);
     }
@@ -320,8 +320,8 @@ static ga_status read_blocks(const reading *r, const ga_node *node, ga_config_bl
     for (uint32_t i = 0; node->kind == GA_NODE_SCALAR && i < 2; i++) {
         const size_t length = strlen(heads[i]);
         int64_t count = 0;
-        if (strncmp(node->text, heads[i], length) == 0 && parse_integer(node->text + length, &count) &&
-            in_range(r->entry, (double)count)) {
+        if (strncmp(node->text, heads[i], length) == 0 &&
+            ga_value_parse_integer(node->text + length, &count) && in_range(r->entry, (double)count)) {
             *blocks_out = (ga_config_blocks){.choice = (ga_config_block_choice)i, .count = (int32_t)count};
             return GA_OK;
         }

@@ -19,6 +19,13 @@
 ga_status ga_value_read(const ga_schema_entry *entry, const char *source, const ga_node *node,
     ga_arena *arena, ga_config *config, ga_error *error);
 
+/*
+ * A number in JSON's grammar (RFC 8259, section 6), finite; an integer without fraction and exponent that
+ * fits. False, and nothing is written, for any other text: 0.3x, 0,3, 010, .5, +1, nan.
+ */
+bool ga_value_parse_real(const char *text, double *value_out);
+bool ga_value_parse_integer(const char *text, int64_t *value_out);
+
 /* How a value is written. */
 typedef enum ga_value_style {
     GA_VALUE_YAML = 0, /* words plain */

@@ -1,0 +1,171 @@
+#include "grpo_accel/command/command.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COMMON_OPTIONS                                                                                       \
+    {"json", NULL, "one JSON document on standard output"}, {"quiet", NULL, "only the answer and errors"},   \
+        {"help", NULL, "this help"}, {                                                                       \
+        NULL, NULL, NULL                                                                                     \
+    }
+
+#define CONFIG_OPTION                                                                                        \
+    { "config", "FILE", "YAML configuration" }
+#define SET_OPTION                                                                                           \
+    { "set", "KEY=VALUE", "overrides a key of the configuration; may be given again" }
+
+static const ga_option run_options[] = {
+    {"config", "FILE", "YAML configuration of the run"},
+    SET_OPTION,
+    {"dry-run", NULL, "check everything and say what would be started, without starting it"},
+    COMMON_OPTIONS,
+};
+static const ga_option config_options[] = {CONFIG_OPTION, SET_OPTION, COMMON_OPTIONS};
+static const ga_option check_options[] = {SET_OPTION, COMMON_OPTIONS};
+static const ga_option plain_options[] = {COMMON_OPTIONS};
+static const ga_option doctor_options[] = {
+    {"folder", "FOLDER", "where to try writing (default: the working folder)"},
+    {"config", "FILE", "check this configuration too"},
+    SET_OPTION,
+    COMMON_OPTIONS,
+};
+#if defined(GA_HAVE_TRAIN)
+static const ga_option train_options[] = {
+    {"data", "FOLDER", "run or record folder to learn from"},
+    {"out", "FILE", "probe to write (safetensors)"},
+    CONFIG_OPTION,
+    SET_OPTION,
+    {"seed", "N", "of splits, order and initial weights (default: the configuration's)"},
+    {"seconds-max", "S", "stop training after so many seconds (default: no limit)"},
+    COMMON_OPTIONS,
+};
+static const ga_option evaluate_options[] = {
+    {"probe", "FILE", "probe to judge (safetensors)"},
+    {"data", "FOLDER", "run or record folder"},
+    {"report", "FOLDER", "write metrics.json here too"},
+    {"gate", "RHO", "least lower bound of the within-group Spearman for the answer yes (default: 0)"},
+    COMMON_OPTIONS,
+};
+#endif
+
+const ga_command ga_commands[] = {
+    {"run", "--config FILE [--set KEY=VALUE]... [--dry-run] -- SCRIPT ARGS...",
+        "run an unmodified training script with grpo_accel attached",
+        "Under mpirun: mpirun -np N grpo-accel run --config accel.yaml -- train.py ARGS...\n"
+        "Checks the configuration, sets RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and their like from\n"
+        "mpirun's, and becomes the Python interpreter: the exit code is the script's own. The interpreter "
+        "is\n"
+        "$GRPO_ACCEL_PYTHON, else the one beside grpo-accel, else python3. GRPO_ACCEL_DISABLE=1 runs the\n"
+        "script as if grpo_accel were not installed.",
+        run_options, 0, 0, true, ga_command_run},
+#if defined(GA_HAVE_TRAIN)
+    {"train", "--data FOLDER --out FILE [--config FILE] [--seed N] [--seconds-max S]",
+        "train a probe from a record",
+        "Reads the newest retrain.window_rows rows of the record, splits them by prompt group and time, "
+        "trains\n"
+        "ridge and network, and writes the better probe.",
+        train_options, 0, 0, false, ga_command_train},
+    {"evaluate", "--probe FILE --data FOLDER [--report FOLDER] [--gate RHO]",
+        "judge a probe on a record, within prompt groups",
+        "Exit code 1 when the lower bound of the within-group Spearman is not above the gate. Figures "
+        "called\n"
+        "pooled mix prompts: they say how well prompts are told apart, not rollouts of one prompt.",
+        evaluate_options, 0, 0, false, ga_command_evaluate},
+#endif
+#if defined(GA_HAVE_RECORD)
+    {"inspect", "FOLDER", "what is in a record",
+        "FOLDER is a run folder, its record folder, one rank's folder, or one segment.", plain_options, 1, 1,
+        false, ga_command_inspect},
+    {"verify", "FOLDER", "does a record have gaps or damage?",
+        "Reads every byte once and changes nothing. Exit code 1 when rows are missing or damaged.",
+        plain_options, 1, 1, false, ga_command_verify},
+#endif
+    {"config dump", "[--config FILE] [--set KEY=VALUE]...",
+        "what is in force, and where each value came from",
+        "Defaults, then the file, then GRPO_ACCEL_SECTION__KEY, then --set.", config_options, 0, 0, false,
+        ga_command_config_dump},
+    {"config check", "FILE [--set KEY=VALUE]...", "is a configuration right?",
+        "Exit code 2 with file:line:column, the key and the nearest key when it is not.", check_options, 1, 1,
+        false, ga_command_config_check},
+    {"config schema", "", "all keys as JSON Schema", "For editors and other tools that check YAML.",
+        plain_options, 0, 0, false, ga_command_config_schema},
+    {"config docs", "", "all keys as a Markdown page", "What docs/configuration.md is made from.",
+        plain_options, 0, 0, false, ga_command_config_docs},
+    {"doctor", "[--folder FOLDER] [--config FILE]", "is everything here that a run needs?",
+        "Exit code 1 when a line says FAIL. Start it as the run is started, under mpirun too.",
+        doctor_options, 0, 0, false, ga_command_doctor},
+};
+const size_t ga_command_count = sizeof ga_commands / sizeof ga_commands[0];
+
+ga_exit ga_exit_of(ga_status status) {
+    switch (status) {
+    case GA_OK: return GA_EXIT_DONE;
+    case GA_ERR_ARGUMENT:
+    case GA_ERR_CONFIG:
+    case GA_ERR_MISMATCH: return GA_EXIT_USAGE;
+    case GA_ERR_MISSING:
+    case GA_ERR_WORLD:
+    case GA_ERR_LATE: return GA_EXIT_MISSING;
+    case GA_ERR_FILE:
+    case GA_ERR_DATA:
+    case GA_ERR_MEMORY:
+    case GA_ERR_IO: return GA_EXIT_INPUT;
+    case GA_ERR_BUG: break;
+    }
+    return GA_EXIT_DEFECT;
+}
+
+static void write_json_error(ga_status status, const char *message) {
+    ga_json json = ga_json_make(stdout);
+    ga_json_object(&json, NULL);
+    ga_json_object(&json, "error");
+    ga_json_text(&json, "status", ga_status_name(status));
+    ga_json_text(&json, "message", message);
+    ga_json_integer(&json, "exit_code", ga_exit_of(status));
+    ga_json_end(&json);
+    ga_json_end(&json);
+}
+
+ga_exit ga_command_fail(const ga_call *call, const ga_error *error) {
+    (void)fprintf(stderr, "grpo-accel: %s\n", error->message);
+    if (ga_exit_of(error->status) == GA_EXIT_DEFECT) {
+        (void)fprintf(stderr,
+            "grpo-accel: this is a defect of grpo-accel (%s:%d); no job was harmed. Please report it with "
+            "the\n"
+            "output of 'grpo-accel doctor --json'.\n",
+            error->file != NULL ? error->file : "?", error->line);
+    }
+    if (call->json) {
+        write_json_error(error->status, error->message);
+    }
+    return ga_exit_of(error->status);
+}
+
+ga_exit ga_command_refuse(const ga_call *call, ga_status status, const char *format, ...) {
+    ga_error error = {.status = status, .file = __FILE__, .line = __LINE__};
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(error.message, sizeof error.message, format, arguments);
+    va_end(arguments);
+    return ga_command_fail(call, &error);
+}
+
+ga_status ga_command_load_config(
+    const ga_call *call, const char *path, ga_config **config_out, ga_error *error) {
+    const char **sets = calloc(call->arguments.given_count + 1, sizeof *sets);
+    if (sets == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "out of memory while loading the configuration");
+    }
+    const size_t count = ga_arguments_values(&call->arguments, "set", sets);
+    const ga_status status =
+        ga_config_load(path, sets, count, (const char *const *)environ, config_out, error);
+    free(sets);
+    return status;
+}
+
+void ga_command_hex(uint64_t value, char text_out[17]) {
+    (void)snprintf(text_out, 17, "%016" PRIx64, value);
+}
