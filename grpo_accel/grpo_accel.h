@@ -110,7 +110,6 @@ typedef struct ga_session_options {
     const char *config_path;
     const char *const *overrides; /* "key=value", may be NULL */
     size_t override_count;
-    const char *model;   /* what the host runs, e.g. "StableDiffusion3Pipeline/…"; a probe is bound to it */
     ga_log_function log; /* NULL: standard error */
     void *log_user;
 } ga_session_options;
@@ -156,6 +155,7 @@ typedef struct ga_batch_options {
     size_t size; /* sizeof(ga_batch_options) */
     int32_t rows;
     int32_t steps_total;
+    const char *model;          /* what the host runs; a probe is bound to it */
     const double *sigmas;       /* [steps_total + 1], noise level before each step and at the end */
     const char *const *prompts; /* [rows], UTF-8 */
     int32_t latent_channels;

@@ -1,0 +1,13 @@
+"""grpo_accel: stops diffusion-RL rollouts that will not teach anything.
+
+    with grpo_accel.attach("accel.yaml"):
+        …  # flow-grpo's own training, unmodified
+
+or, without touching the script: `mpirun -np N grpo-accel run --config accel.yaml -- SCRIPT ARGS…`.
+"""
+
+from .attach import attach
+from .library import GrpoAccelError
+from .record import open_record
+
+__all__ = ["GrpoAccelError", "attach", "open_record"]

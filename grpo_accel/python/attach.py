@@ -1,0 +1,307 @@
+"""Attaching to a host: which functions are wrapped, where, and how they are put back."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.abc
+import importlib.util
+import inspect
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from . import previews, rewards, taps_sd3
+from .library import INPUTS, MODES, Session
+from .proxy import PipelineProxy, Rollout
+
+log = logging.getLogger("grpo_accel")
+
+TAPS = (taps_sd3,)
+PATCHES = "flow_grpo.diffusers_patch."
+PIPELINE_MODULES = (PATCHES + "sd3_pipeline_with_logprob", PATCHES + "sd3_pipeline_with_logprob_fast")
+ENCODER_MODULES = (PATCHES + "train_dreambooth_lora_sd3",)
+REWARD_MODULE = "flow_grpo.rewards"
+TRACKER_MODULE = "flow_grpo.stat_tracking"
+SEAM_MODULES = (*PIPELINE_MODULES, *ENCODER_MODULES, REWARD_MODULE, TRACKER_MODULE)
+
+_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+
+
+def _write_log(level: int, line: str) -> None:
+    """Lines of the C library: through logging if the host configured it, else to standard error."""
+    if logging.getLogger().handlers or log.handlers:
+        log.log(_LEVELS[level], "%s", line)
+    else:
+        print(f"grpo_accel: {line}", file=sys.stderr, flush=True)
+
+
+class Runtime:
+    """One attached session of this rank: the wraps in force and the batches that are open."""
+
+    def __init__(self, config: str, overrides=()):
+        self.session = Session(config, overrides, _write_log)
+        info = self.session.info()
+        self.rank = info.rank
+        self.world_size = info.world_size
+        self.mode = MODES[info.mode]
+        self.decision_step = info.decision_step
+        self.run_dir = Path(info.run_dir.decode())
+        self.inputs = {name for bit, name in enumerate(INPUTS) if info.inputs >> bit & 1}
+        self.scorers = []
+        self.train_scorer = None
+        self.open_rollouts = []
+        self.preview_batches = int(os.environ.get("GRPO_ACCEL_SAVE_PREVIEWS", "0"))
+        self._by_images = {}
+        self._warned = set()
+        self._prompts = None
+        self._t5_tokens = None
+        self._content_masks = {}
+        self._undo = []
+
+    # ------------------------------------------------------------------ what the wraps ask
+
+    def wants(self, name: str) -> bool:
+        return name in self.inputs
+
+    def scorer(self):
+        """The host's training scorer: the one that last scored a rollout, before that the first one made."""
+        if self.train_scorer is not None:
+            return self.train_scorer
+        if not self.scorers:
+            raise RuntimeError("the host has not made a scorer yet (flow_grpo.rewards.multi_score)")
+        return self.scorers[0]
+
+    def rollout_of(self, images):
+        """The rollout whose images these very tensors are; None for evaluation and anything else."""
+        entry = self._by_images.get(id(images))
+        return entry if entry is not None and entry.images is images else None
+
+    def model_name(self, pipeline, taps) -> str:
+        """Class and a digest of the denoiser's configuration: what a probe is bound to."""
+        denoiser = getattr(pipeline, taps.DENOISER)
+        config = {key: value for key, value in dict(denoiser.config).items() if not key.startswith("_")}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        return f"{type(pipeline).__name__}/{digest}"
+
+    def content_mask(self, pipeline, taps, prompt: str, text_tokens: int) -> list:
+        key = (prompt, text_tokens)
+        if key not in self._content_masks:
+            t5_tokens = self._t5_tokens if self._t5_tokens is not None else 0
+            self._content_masks[key] = taps.content_mask(pipeline, prompt, text_tokens, t5_tokens)
+        return self._content_masks[key]
+
+    def decided(self, rollout) -> None:
+        if self.preview_batches > len(self.open_rollouts) - 1 and self.rank == 0 and rollout.preview_images is not None:
+            previews.save(
+                self.run_dir / "previews", self.session.info().updates, len(self.open_rollouts) - 1, rollout.preview_images,
+                rollout.prompts, rollout.decision.prediction, rollout.decision.kept, rollout.preview_scores,
+            )
+
+    def update_ended(self) -> None:
+        self.open_rollouts.clear()
+        self._by_images.clear()
+        self._log_to_wandb()
+
+    def _log_to_wandb(self) -> None:
+        wandb = sys.modules.get("wandb")
+        if self.rank == 0 and wandb is not None and getattr(wandb, "run", None) is not None:
+            try:
+                wandb.log(json.loads(self.session.metrics_json()), commit=False)
+            except Exception as error:
+                self.warn_once("wandb", f"numbers could not be handed to wandb: {error}")
+
+    def warn_once(self, key: str, text: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            _write_log(1, f"rank {self.rank}: {text}")
+
+    def degrade(self, what: str, error: Exception) -> None:
+        """Something of ours failed: the host goes on, and one warning says what was lost."""
+        self.warn_once(what, f"warning: {what} ({type(error).__name__}: {error}); the job goes on")
+
+    # ------------------------------------------------------------------ wraps
+
+    def taps_of(self, pipeline):
+        for taps in TAPS:
+            if type(pipeline).__name__ in taps.PIPELINES:
+                return taps
+        self.warn_once("pipeline", f"warning: {type(pipeline).__name__} is not a pipeline that can be accelerated; it runs as it is")
+        return None
+
+    def wrap_pipeline(self, function):
+        """pipeline_with_logprob(pipeline, …): rollouts go through a proxy pipeline, everything else passes."""
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def wrapped(pipeline, *args, **kwargs):
+            taps = self.taps_of(pipeline) if _is_rollout(signature, pipeline, args, kwargs) else None
+            if taps is None:
+                return function(pipeline, *args, **kwargs)
+            prompts, metadata = self._prompts_of_batch(signature, pipeline, args, kwargs)
+            if prompts is None:
+                self.warn_once("prompts", "warning: the prompts of a batch are not known, so it is not accelerated")
+                return function(pipeline, *args, **kwargs)
+            rollout = Rollout(self, taps, pipeline, prompts, metadata)
+            try:
+                result = function(PipelineProxy(pipeline, rollout), *args, **kwargs)
+            except BaseException:
+                self._forget(rollout)
+                raise
+            self._finish(rollout, result)
+            return result
+
+        return wrapped
+
+    def _finish(self, rollout, result) -> None:
+        images = result[0] if isinstance(result, tuple) else result
+        rollout.finish(images)
+        if rollout.batch is not None:
+            self._by_images[id(images)] = rollout
+
+    def _forget(self, rollout) -> None:
+        if rollout.batch is not None:
+            rollout.batch.abandon()
+        if rollout in self.open_rollouts:
+            self.open_rollouts.remove(rollout)
+
+    def _prompts_of_batch(self, signature, pipeline, args, kwargs):
+        """Prompts of the batch's rows as the host encoded them last, and the caller's metadata of those rows."""
+        bound = signature.bind_partial(pipeline, *args, **kwargs).arguments
+        embeds, prompts = bound.get("prompt_embeds"), bound.get("prompt")
+        if prompts is None:
+            prompts = self._prompts
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        rows = embeds.shape[0] if embeds is not None else len(prompts or [])
+        if prompts is None or len(prompts) != rows:
+            return None, None
+        caller = sys._getframe(2).f_locals  # read only: the loader's metadata reaches no function before the scorer
+        metadata = caller.get("prompt_metadata")
+        known = isinstance(metadata, (list, tuple)) and len(metadata) == rows
+        return list(prompts), metadata if known else [{} for _ in range(rows)]
+
+    def wrap_encode_prompt(self, function):
+        """encode_prompt(text_encoders, tokenizers, prompt, max_sequence_length): remembers the strings only."""
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            bound = signature.bind_partial(*args, **kwargs).arguments
+            prompts = bound.get("prompt")
+            if isinstance(prompts, (list, tuple)) and any(prompts):
+                self._prompts = list(prompts)
+                self._t5_tokens = bound.get("max_sequence_length", self._t5_tokens)
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    def patch(self, module) -> None:
+        """Replaces the seams that a module defines; `detach` puts them back."""
+        name = module.__name__
+        if name in PIPELINE_MODULES:
+            self._replace(module, "pipeline_with_logprob", self.wrap_pipeline)
+        elif name in ENCODER_MODULES:
+            self._replace(module, "encode_prompt", self.wrap_encode_prompt)
+        elif name == REWARD_MODULE:
+            self._replace(module, "multi_score", lambda function: rewards.wrap_multi_score(self, function))
+        elif name == TRACKER_MODULE:
+            self._replace(module.PerPromptStatTracker, "update", lambda function: rewards.wrap_tracker_update(self, function))
+
+    def _replace(self, owner, name: str, wrap) -> None:
+        original = getattr(owner, name)
+        setattr(owner, name, wrap(original))
+        self._undo.append((owner, name, original))
+
+    def install(self) -> None:
+        """Patches modules that are there already, and the others when they are imported."""
+        self._finder = _SeamFinder(self)
+        sys.meta_path.insert(0, self._finder)
+        for name in SEAM_MODULES:
+            if name in sys.modules:
+                self.patch(sys.modules[name])
+
+    def detach(self, in_step: bool = True) -> None:
+        """Puts every function back and closes the session; `in_step`: every rank does so now."""
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        while self._undo:
+            owner, name, original = self._undo.pop()
+            setattr(owner, name, original)
+        self.session.close(in_step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.detach(in_step=kind is None)
+
+
+class _SeamFinder(importlib.abc.MetaPathFinder):
+    """Lets the ordinary import run, then patches the module before its importer sees it."""
+
+    def __init__(self, runtime: Runtime):
+        self._runtime = runtime
+        self._busy = set()
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in SEAM_MODULES or name in self._busy:
+            return None
+        self._busy.add(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._busy.discard(name)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            self._runtime.patch(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _is_rollout(signature, pipeline, args, kwargs) -> bool:
+    """Training rollouts add noise; evaluation calls the same function without (or says so by name)."""
+    bound = signature.bind_partial(pipeline, *args, **kwargs)
+    bound.apply_defaults()
+    arguments = bound.arguments
+    if arguments.get("determistic") or arguments.get("deterministic"):
+        return False
+    return bool(arguments.get("noise_level", 1))
+
+
+class _Detached:
+    """What attach gives for mode off: nothing was touched and nothing is to be put back."""
+
+    mode = "off"
+
+    def detach(self, in_step: bool = True) -> None:
+        return None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        return None
+
+
+def attach(config: str, overrides=()):
+    """Attaches to flow-grpo in this process and returns the attachment (also a context manager).
+
+    Call it before the host's modules are imported by the script, on every rank. `config` is the path of a YAML
+    file, `overrides` are "key=value" texts. Raises GrpoAccelError if the configuration is wrong; nothing is
+    attached then. With mode off, or GRPO_ACCEL_DISABLE=1, nothing is attached at all.
+    """
+    if os.environ.get("GRPO_ACCEL_DISABLE") == "1":
+        return _Detached()
+    runtime = Runtime(config, overrides)
+    if runtime.mode == "off":
+        runtime.session.close(True)
+        return _Detached()
+    runtime.install()
+    return runtime

@@ -1,0 +1,51 @@
+"""`python -m grpo_accel.launch SCRIPT ARGS…`: runs an unmodified script with the runtime attached.
+
+`grpo-accel run` execs this after it has checked the configuration and set the launch environment; the exit code
+is the script's own.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+
+from .attach import _Detached, attach
+from .library import GrpoAccelError
+
+
+def _attach():
+    config = os.environ.get("GRPO_ACCEL_CONFIG")
+    if not config:
+        return _Detached()
+    overrides = [line for line in os.environ.get("GRPO_ACCEL_OVERRIDES", "").split("\n") if line]
+    try:
+        return attach(config, overrides)
+    except GrpoAccelError as error:
+        if error.status == "config":
+            print(f"grpo_accel: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        print(f"grpo_accel: warning: not attached, the script runs as it is: {error}", file=sys.stderr)
+        return _Detached()
+
+
+def main(arguments: list) -> None:
+    if not arguments:
+        raise SystemExit("usage: python -m grpo_accel.launch SCRIPT ARGS…")
+    script = arguments[0]
+    sys.argv = list(arguments)
+    sys.path[0] = os.path.dirname(os.path.abspath(script))
+    attachment = _attach()
+    in_step = False
+    try:
+        runpy.run_path(script, run_name="__main__")
+        in_step = True
+    except SystemExit as leaving:
+        in_step = leaving.code in (None, 0)
+        raise
+    finally:
+        attachment.detach(in_step)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

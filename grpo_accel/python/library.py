@@ -1,0 +1,309 @@
+"""The C library through ctypes: structs, signatures, and a check that both sides mean the same.
+
+Only this module knows ctypes. Every call releases the GIL (ctypes.CDLL), so the host's reward threads run
+while a rank waits for its peers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+ABI_VERSION = 1
+INPUTS = ("attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled")
+MODES = ("off", "shadow", "prune", "pass-through")
+LOG_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+TENSOR_DIMS_MAX = 6
+DTYPES = {"torch.float32": 0, "torch.float16": 1, "torch.bfloat16": 2, "torch.float64": 3, "torch.int64": 4}
+
+
+class GrpoAccelError(RuntimeError):
+    """An error of the C library: `status` is its word ("config", "late", …), the text says what and where."""
+
+    def __init__(self, status: str, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class _Error(ctypes.Structure):
+    _fields_ = [
+        ("status", ctypes.c_int),
+        ("line", ctypes.c_int),
+        ("file", ctypes.c_char_p),
+        ("message", ctypes.c_char * 512),
+    ]
+
+
+class Tensor(ctypes.Structure):
+    """ga_tensor: a view of memory that the host's tensor owns."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("shape", ctypes.c_int64 * TENSOR_DIMS_MAX),
+        ("strides", ctypes.c_int64 * TENSOR_DIMS_MAX),
+        ("dims", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("device", ctypes.c_int32),
+        ("device_index", ctypes.c_int32),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+class _SessionOptions(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("config_path", ctypes.c_char_p),
+        ("overrides", ctypes.POINTER(ctypes.c_char_p)),
+        ("override_count", ctypes.c_size_t),
+        ("log", LOG_FUNCTION),
+        ("log_user", ctypes.c_void_p),
+    ]
+
+
+class SessionInfo(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("mode", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("world_size", ctypes.c_int32),
+        ("decision_step", ctypes.c_int32),
+        ("inputs", ctypes.c_uint32),
+        ("probe_version", ctypes.c_uint32),
+        ("std_kind", ctypes.c_int32),
+        ("updates", ctypes.c_int32),
+        ("run_dir", ctypes.c_char_p),
+    ]
+
+
+class _BatchOptions(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("rows", ctypes.c_int32),
+        ("steps_total", ctypes.c_int32),
+        ("model", ctypes.c_char_p),
+        ("sigmas", ctypes.POINTER(ctypes.c_double)),
+        ("prompts", ctypes.POINTER(ctypes.c_char_p)),
+        ("latent_channels", ctypes.c_int32),
+        ("latent_height", ctypes.c_int32),
+        ("latent_width", ctypes.c_int32),
+        ("token_height", ctypes.c_int32),
+        ("token_width", ctypes.c_int32),
+        ("block_count", ctypes.c_int32),
+        ("text_tokens", ctypes.c_int32),
+        ("block_names", ctypes.POINTER(ctypes.c_char_p)),
+    ]
+
+
+class _Decision(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("rows", ctypes.c_int32),
+        ("kept_count", ctypes.c_int32),
+        ("kept", ctypes.POINTER(ctypes.c_int32)),
+        ("prediction", ctypes.POINTER(ctypes.c_float)),
+        ("audited", ctypes.c_int32),
+        ("pruned", ctypes.c_int32),
+        ("reason", ctypes.c_char_p),
+    ]
+
+
+class _UpdateOptions(ctypes.Structure):
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("count", ctypes.c_int64),
+        ("groups", ctypes.POINTER(ctypes.c_int64)),
+        ("rewards", ctypes.POINTER(ctypes.c_double)),
+        ("host_advantages", ctypes.POINTER(ctypes.c_double)),
+        ("host_std", ctypes.c_int32),
+    ]
+
+
+def find_library() -> Path:
+    """Path of libgrpo_accel.so: $GRPO_ACCEL_LIBRARY, beside this package, or in the build folder of its checkout."""
+    here = Path(__file__).resolve().parent
+    named = os.environ.get("GRPO_ACCEL_LIBRARY")
+    candidates = [Path(named)] if named else []
+    candidates += [here / "libgrpo_accel.so", here.parents[1] / "build" / "grpo_accel" / "session" / "libgrpo_accel.so"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    tried = ", ".join(str(path) for path in candidates)
+    raise GrpoAccelError("missing", f"libgrpo_accel.so was not found (tried {tried}); build it or set GRPO_ACCEL_LIBRARY")
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    handle, error, tensor = ctypes.c_void_p, ctypes.POINTER(_Error), ctypes.POINTER(Tensor)
+    status = ctypes.c_int
+    signatures = {
+        "ga_status_text": (ctypes.c_char_p, [status]),
+        "ga_version": (ctypes.c_char_p, []),
+        "ga_abi_version": (ctypes.c_int32, []),
+        "ga_session_open": (status, [ctypes.POINTER(_SessionOptions), ctypes.POINTER(handle), error]),
+        "ga_session_close": (None, [ctypes.POINTER(handle), ctypes.c_int32]),
+        "ga_session_get_info": (status, [handle, ctypes.POINTER(SessionInfo)]),
+        "ga_session_metrics_json": (ctypes.c_char_p, [handle]),
+        "ga_batch_begin": (status, [handle, ctypes.POINTER(_BatchOptions), ctypes.POINTER(handle), error]),
+        "ga_batch_blocks": (status, [handle, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)), ctypes.POINTER(ctypes.c_int32)]),
+        "ga_batch_observe_attention": (status, [handle, ctypes.c_int32, tensor, tensor, tensor, ctypes.c_void_p, error]),
+        "ga_batch_observe_latent": (status, [handle, tensor, tensor, ctypes.c_double, error]),
+        "ga_batch_observe_preview": (status, [handle, ctypes.POINTER(ctypes.c_double), error]),
+        "ga_batch_decide": (status, [handle, ctypes.POINTER(_Decision), error]),
+        "ga_batch_reward": (status, [handle, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int32),
+                                     ctypes.POINTER(ctypes.c_double), ctypes.c_int32, error]),
+        "ga_batch_seconds": (status, [handle, ctypes.c_int32, ctypes.c_double]),
+        "ga_batch_abandon": (None, [handle]),
+        "ga_update_end": (status, [handle, ctypes.POINTER(_UpdateOptions), ctypes.POINTER(ctypes.c_double), error]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+
+
+def load() -> ctypes.CDLL:
+    """The library, opened RTLD_LOCAL so that none of its symbols can meet the host's; refuses another ABI."""
+    path = find_library()
+    library = ctypes.CDLL(str(path))
+    _declare(library)
+    found = library.ga_abi_version()
+    if found != ABI_VERSION:
+        raise GrpoAccelError("mismatch", f"{path} has interface version {found}, this Python package needs {ABI_VERSION}")
+    return library
+
+
+def tensor_view(tensor) -> Tensor:
+    """View of a torch tensor [≤ 6 dims]; it must outlive the call that the view is passed to."""
+    view = Tensor()
+    view.data = tensor.data_ptr()
+    view.dims = tensor.dim()
+    view.shape[: tensor.dim()] = list(tensor.shape)
+    view.strides[: tensor.dim()] = list(tensor.stride())
+    view.dtype = DTYPES[str(tensor.dtype)]
+    if tensor.is_cuda:
+        import torch
+
+        view.device = 1
+        view.device_index = tensor.device.index or 0
+        view.stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    return view
+
+
+def _text_array(texts):
+    return (ctypes.c_char_p * max(len(texts), 1))(*[text.encode() for text in texts])
+
+
+class Session:
+    """A ga_session. Methods raise GrpoAccelError; collective ones must be called by every rank."""
+
+    def __init__(self, config_path: str, overrides=(), log=None):
+        self._library = load()
+        self._handle = ctypes.c_void_p()
+        self._log = LOG_FUNCTION(lambda _user, level, line: log(level, line.decode(errors="replace"))) if log else LOG_FUNCTION()
+        options = _SessionOptions(
+            ctypes.sizeof(_SessionOptions), str(config_path).encode(), _text_array(overrides), len(overrides), self._log, None
+        )
+        self._call("ga_session_open", ctypes.byref(options), ctypes.byref(self._handle))
+
+    def _call(self, name, *arguments):
+        error = _Error()
+        status = getattr(self._library, name)(*arguments, ctypes.byref(error))
+        if status != 0:
+            word = self._library.ga_status_text(status).decode()
+            raise GrpoAccelError(word, error.message.decode(errors="replace") or word)
+
+    def info(self) -> SessionInfo:
+        info = SessionInfo(ctypes.sizeof(SessionInfo))
+        self._library.ga_session_get_info(self._handle, ctypes.byref(info))
+        return info
+
+    def metrics_json(self) -> str:
+        return (self._library.ga_session_metrics_json(self._handle) or b"{}").decode()
+
+    def close(self, in_step: bool) -> None:
+        if self._handle:
+            self._library.ga_session_close(ctypes.byref(self._handle), 1 if in_step else 0)
+
+    def begin_batch(self, *, rows, steps_total, model, sigmas, prompts, latent_shape, token_shape, block_names, text_tokens):
+        """Begins a batch of `rows` rollouts; latent_shape (channels, height, width), token_shape (height, width)."""
+        options = _BatchOptions(
+            ctypes.sizeof(_BatchOptions), rows, steps_total, model.encode(), (ctypes.c_double * len(sigmas))(*sigmas),
+            _text_array(prompts), *latent_shape, *token_shape, len(block_names), text_tokens, _text_array(block_names),
+        )
+        handle = ctypes.c_void_p()
+        self._call("ga_batch_begin", self._handle, ctypes.byref(options), ctypes.byref(handle))
+        return Batch(self, handle, rows)
+
+    def end_update(self, groups, rewards, host_advantages, host_std: int):
+        """Whole-group advantages: numpy int64, float64, float64 arrays [count] → float64 [count]."""
+        import numpy as np
+
+        groups = np.ascontiguousarray(groups, dtype=np.int64)
+        rewards = np.ascontiguousarray(rewards, dtype=np.float64)
+        host_advantages = np.ascontiguousarray(host_advantages, dtype=np.float64)
+        advantages = host_advantages.copy()
+        options = _UpdateOptions(
+            ctypes.sizeof(_UpdateOptions), len(groups), groups.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)),
+            rewards.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
+            host_advantages.ctypes.data_as(ctypes.POINTER(ctypes.c_double)), host_std,
+        )
+        target = advantages.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+        self._call("ga_update_end", self._handle, ctypes.byref(options), target)
+        return advantages
+
+
+class Decision:
+    """Which rows go on: `kept` (list of ints), `prediction` (list of floats, NaN where none), `pruned`, `audited`, `reason`."""
+
+    def __init__(self, raw: _Decision):
+        self.rows = raw.rows
+        self.kept = raw.kept[: raw.kept_count]
+        self.prediction = raw.prediction[: raw.rows]
+        self.pruned = raw.kept_count < raw.rows
+        self.audited = bool(raw.audited)
+        self.reason = raw.reason.decode()
+
+
+class Batch:
+    """A ga_batch; valid until the session's update ends."""
+
+    def __init__(self, session: Session, handle, rows: int):
+        self._session = session
+        self._handle = handle
+        self.rows = rows
+
+    def blocks(self) -> list:
+        indices, count = ctypes.POINTER(ctypes.c_int32)(), ctypes.c_int32()
+        self._session._library.ga_batch_blocks(self._handle, ctypes.byref(indices), ctypes.byref(count))
+        return indices[: count.value]
+
+    def observe_attention(self, tap: int, query, key_image, key_text, content) -> None:
+        """query, key_image [rows, heads, image tokens, d], key_text [rows, heads, text tokens, d]; content uint8 [rows, text tokens]."""
+        views = [tensor_view(query), tensor_view(key_image) if key_image is not None else Tensor(), tensor_view(key_text)]
+        mask = content.data_ptr() if content is not None else None
+        self._session._call("ga_batch_observe_attention", self._handle, tap, *[ctypes.byref(view) for view in views], mask)
+
+    def observe_latent(self, latent, velocity, sigma: float) -> None:
+        """latent, velocity [rows, channels, height, width]."""
+        views = [tensor_view(latent), tensor_view(velocity)]
+        self._session._call("ga_batch_observe_latent", self._handle, *[ctypes.byref(view) for view in views], sigma)
+
+    def observe_preview(self, scores) -> None:
+        self._session._call("ga_batch_observe_preview", self._handle, (ctypes.c_double * self.rows)(*scores))
+
+    def decide(self) -> Decision:
+        raw = _Decision(ctypes.sizeof(_Decision))
+        self._session._call("ga_batch_decide", self._handle, ctypes.byref(raw))
+        return Decision(raw)
+
+    def reward(self, scorer: str, rows, values) -> None:
+        count = len(rows)
+        self._session._call(
+            "ga_batch_reward", self._handle, scorer.encode(), (ctypes.c_int32 * count)(*rows), (ctypes.c_double * count)(*values), count
+        )
+
+    def seconds(self, phase: int, seconds: float) -> None:
+        self._session._library.ga_batch_seconds(self._handle, phase, seconds)
+
+    def abandon(self) -> None:
+        self._session._library.ga_batch_abandon(self._handle)
