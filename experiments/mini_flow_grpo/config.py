@@ -5,11 +5,18 @@
 line, for instance ``--config.num_epochs=20 --config.sample.num_groups=4``.
 """
 
+import sys
 from pathlib import Path
 
 import ml_collections
 
-SHAPES = Path(__file__).resolve().parents[1] / "shapes"
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from experiments.shapes.sampler import SETTINGS  # how the shapes models were made to be sampled
+
+SHAPES = ROOT / "experiments" / "shapes"
 
 
 def base():
@@ -23,7 +30,7 @@ def base():
     config.num_threads = 1  # of torch, per rank; 0 leaves torch's own choice
     config.dataset = str(SHAPES / "prompts")  # train.txt and test.txt, one prompt a line
     config.resolution = 32
-    config.max_sequence_length = 16  # of T5
+    config.max_sequence_length = SETTINGS.max_sequence_length  # of T5
     config.reward_fn = ml_collections.ConfigDict({"shapes": 1.0})
 
     config.pretrained = ml_collections.ConfigDict()
@@ -36,19 +43,20 @@ def base():
     config.lora.alpha = 64
 
     config.sample = sample = ml_collections.ConfigDict()
-    sample.num_steps = 10
-    sample.eval_num_steps = 10
-    sample.guidance_scale = 1.0  # 1 or less samples without classifier-free guidance
+    sample.num_steps = SETTINGS.steps
+    sample.eval_num_steps = SETTINGS.steps
+    sample.guidance_scale = SETTINGS.guidance_scale  # 1 or less samples without classifier-free guidance
     sample.num_groups = 8  # prompts an update, over all ranks and batches
     sample.num_image_per_prompt = 12  # K, the group size
     sample.num_batches_per_epoch = 2  # rollout batches an update
     sample.train_batch_size = 0  # rows per rank and batch; 0 derives it from the three above
     sample.test_batch_size = 24
-    sample.test_prompts = 96  # held-out prompts, evenly spaced in the list; 0 takes all
+    sample.test_prompts = 0  # held-out prompts, evenly spaced in the list; 0 takes all
+    sample.test_images_per_prompt = 2
     sample.global_std = True
-    sample.noise_level = 0.7
-    sample.sde_window_size = 2  # 0 makes all steps noisy
-    sample.sde_window_range = (0, 2)
+    sample.noise_level = SETTINGS.noise_level
+    sample.sde_window_size = SETTINGS.window[1] - SETTINGS.window[0]  # 0 makes all steps noisy
+    sample.sde_window_range = SETTINGS.window
 
     config.train = train = ml_collections.ConfigDict()
     train.learning_rate = 3e-4
@@ -84,6 +92,7 @@ def _tiny(config):
     config.sample.num_image_per_prompt = 4
     config.sample.test_batch_size = 3
     config.sample.test_prompts = 5
+    config.sample.test_images_per_prompt = 1
     return config
 
 

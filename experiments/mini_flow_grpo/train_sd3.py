@@ -238,7 +238,8 @@ class Trainer:
         )
         test_prompts = TextPromptDataset(config.dataset, "test").prompts
         count = min(config.sample.test_prompts or len(test_prompts), len(test_prompts))
-        self.test_prompts = [test_prompts[i * len(test_prompts) // count] for i in range(count)]
+        test_prompts = [test_prompts[i * len(test_prompts) // count] for i in range(count)]
+        self.test_prompts = test_prompts * config.sample.test_images_per_prompt
 
         self.stat_tracker = PerPromptStatTracker(config.sample.global_std)
         # Rollouts go through the pipeline's bare transformer, training through the DDP wrapper around it.
