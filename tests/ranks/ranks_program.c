@@ -179,8 +179,8 @@ static int play_fork(ga_world *world) {
     if (child == 0) {
         ga_status status = exchange(world, (ga_exchange_header){.batch = 1}, 1, all, &report, &error);
         ga_world *copy = world;
-        ga_world_abandon(&copy);
-        _exit(status == GA_ERR_WORLD ? 0 : 1);
+        const ga_status closed = ga_world_close(&copy, 1, NULL);
+        _exit(status == GA_ERR_WORLD && closed == GA_ERR_WORLD && copy == NULL ? 0 : 1);
     }
     int status = 0;
     error.message[0] = '\0';

@@ -303,6 +303,91 @@ static void scrambled_messages_do_no_harm(void **state) {
     assert_true(refused_count > 20);
 }
 
+/* One 64-bit value at one place of what `from` sends as collective 2. */
+typedef struct forgery {
+    int32_t from;
+    size_t offset;
+    uint64_t value;
+} forgery;
+
+static void forge(void *user, int32_t from, int32_t to, uint64_t number, void *data, size_t bytes) {
+    const forgery *wanted = user;
+    (void)to;
+    if (number == 2 && from == wanted->from && bytes >= wanted->offset + sizeof wanted->value) {
+        memcpy((char *)data + wanted->offset, &wanted->value, sizeof wanted->value);
+    }
+}
+
+static play *run_forged(int32_t direct_ranks_max, forgery *wanted) {
+    play *on = play_make(4);
+    on->deadline_seconds = 1;
+    const ga_world_script script = {
+        .size = 4, .direct_ranks_max = direct_ranks_max, .alter = forge, .user = wanted};
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_world_script_run(&script, exchange_steps, on, &error), &error);
+    return on;
+}
+
+/* Lengths of a bundle that point past its end, also by an overflow, are refused before they are used. */
+static void forged_bundles_are_refused(void **state) {
+    (void)state;
+    const uint64_t lengths[] = {UINT64_MAX, UINT64_MAX - 100, 1u << 20, 0};
+    for (size_t i = 0; i < 4; i++) {
+        for (size_t at = 0; at < 2; at++) {
+            /* frame, then the lengths of ranks 0 and 1; rank 0 sends its bundle to rank 2, its parcel to rank
+             * 1 */
+            play *on = run_forged(1, &(forgery){.from = 0, .offset = 16 + 8 * at, .value = lengths[i]});
+            assert_int_equal(on->notes[1][2].status, GA_ERR_WORLD);
+            assert_non_null(strstr(on->notes[1][2].error.message, "rank 0 sent a damaged bundle"));
+            free(on);
+        }
+    }
+}
+
+/* Another layout, another row size or a wrong count of rows is named as the sender's. */
+static void forged_heads_are_refused(void **state) {
+    (void)state;
+    const forgery heads[] = {{2, 16, 0}, {2, 20, 0}, {2, 16 + 8 + 20, UINT64_MAX}};
+    const char *const fields[] = {"message", "message", "rows"};
+    for (size_t i = 0; i < 3; i++) {
+        forgery wanted = heads[i];
+        play *on = run_forged(0, &wanted);
+        for (int32_t rank = 0; rank < 4; rank++) {
+            if (rank == 2) {
+                continue;
+            }
+            assert_int_equal(on->notes[1][rank].status, GA_ERR_MISMATCH);
+            assert_int_equal(on->notes[1][rank].report.differing_rank, 2);
+            assert_string_equal(on->notes[1][rank].report.differing_field, fields[i]);
+        }
+        assert_complete(on, 3);
+        free(on);
+    }
+}
+
+static void one_gathers_while_others_exchange(ga_world **world, void *user) {
+    play *on = user;
+    const int32_t rank = ga_world_rank(*world);
+    note *kept = &on->notes[0][rank];
+    const ga_exchange_header header = {.batch = 1};
+    uint32_t value = 0, values[RANKS_MAX];
+    kept->status = rank == 1
+                       ? ga_world_gather(*world, &value, sizeof value, values, 5, NULL, &kept->error)
+                       : ga_exchange_batch(*world, &header, NULL, 5, kept->rows, &kept->report, &kept->error);
+}
+
+static void a_short_parcel_is_no_exchange(void **state) {
+    (void)state;
+    play *on = play_make(3);
+    run_play(on, one_gathers_while_others_exchange);
+    for (int32_t rank = 0; rank < 3; rank++) {
+        assert_int_equal(on->notes[0][rank].status, GA_ERR_MISMATCH);
+    }
+    assert_non_null(strstr(on->notes[0][0].error.message, "rank 1 sent 4 bytes of another kind"));
+    free(on);
+}
+
 static void skip_one(ga_world **world, void *user) {
     play *on = user;
     const int32_t rank = ga_world_rank(*world);
@@ -662,6 +747,10 @@ static void several_machines_need_an_address(void **state) {
     set_ompi(&held, "9", "16", "8");
     test_ok(launch(&held, &report, &error), &error);
     assert_string_equal(variables_get(&held, "MASTER_ADDR"), "192.0.2.2");
+    set_ompi(&held, "9", "16", "8"); /* others need not be where mpirun is */
+    (void)variables_set(&held, "OMPI_MCA_orte_local_daemon_uri", "1275658240.1;tcp://192.0.2.9:1");
+    test_ok(launch(&held, &report, &error), &error);
+    assert_string_equal(variables_get(&held, "MASTER_ADDR"), "192.0.2.2");
     set_ompi(&held, "0", "16", "8"); /* rank 0 on another machine than mpirun */
     (void)variables_set(&held, "OMPI_MCA_orte_local_daemon_uri", "1275658240.1;tcp://192.0.2.9:1");
     assert_int_equal(launch(&held, &report, &error), GA_ERR_CONFIG);
@@ -772,6 +861,9 @@ int main(void) {
         cmocka_unit_test(a_mismatch_is_the_same_verdict_everywhere),
         cmocka_unit_test(a_row_of_somebody_else_is_refused),
         cmocka_unit_test(scrambled_messages_do_no_harm),
+        cmocka_unit_test(forged_bundles_are_refused),
+        cmocka_unit_test(forged_heads_are_refused),
+        cmocka_unit_test(a_short_parcel_is_no_exchange),
         cmocka_unit_test(a_skipped_collective_is_seen_at_once),
         cmocka_unit_test(different_calls_are_a_mismatch),
         cmocka_unit_test(broadcast_agree_and_reduce),
