@@ -1,0 +1,120 @@
+#include "grpo_accel/record/table.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "grpo_accel/base/check.h"
+
+/* In the order of ga_record_columns. */
+static const size_t column_places[] = {offsetof(ga_record_table, row_id), offsetof(ga_record_table, batch),
+    offsetof(ga_record_table, group), offsetof(ga_record_table, prompt_hash), offsetof(ga_record_table, rank),
+    offsetof(ga_record_table, index), offsetof(ga_record_table, update), offsetof(ga_record_table, step),
+    offsetof(ga_record_table, steps_total), offsetof(ga_record_table, probe_version),
+    offsetof(ga_record_table, prediction), offsetof(ga_record_table, variance),
+    offsetof(ga_record_table, inclusion), offsetof(ga_record_table, kept), offsetof(ga_record_table, audit),
+    offsetof(ga_record_table, advantage), offsetof(ga_record_table, reward)};
+_Static_assert(sizeof column_places / sizeof *column_places == GA_COLUMN_COUNT, "a column has no array");
+
+void *ga_record_table_column(const ga_record_table *table, int column) {
+    void *array = NULL;
+    memcpy(&array, (const char *)table + column_places[column], sizeof array);
+    return array;
+}
+
+/* rows × values × bytes, zeroed; never NULL for 0 rows; false where memory is out. */
+static bool make_array(void **array_out, int64_t rows, size_t values, size_t bytes) {
+    size_t count = 0;
+    if (!ga_multiply_size(ga_size(rows), values, &count)) {
+        return false;
+    }
+    void *array = calloc(count > 0 ? count : 1, bytes);
+    if (array == NULL) {
+        return false;
+    }
+    *array_out = array;
+    return true;
+}
+
+static bool make_columns(ga_record_table *table) {
+    for (int i = 0; i < GA_COLUMN_COUNT; i++) {
+        const ga_record_column *column = &ga_record_columns[i];
+        void *array = NULL;
+        const int32_t values = ga_column_values(column->kind, table->layout.candidate_count);
+        if (!make_array(&array, table->rows, (size_t)values, ga_column_bytes(column->type))) {
+            return false;
+        }
+        memcpy((char *)table + column_places[i], &array, sizeof array);
+    }
+    return true;
+}
+
+static bool make_wide_arrays(ga_record_table *table) {
+    const ga_record_layout *layout = &table->layout;
+    const size_t values = (size_t)layout->candidate_count * (size_t)layout->features.values_per_row;
+    const size_t final_bytes = ga_record_final_values(layout) * ga_record_final_bytes(layout);
+    void *array = NULL;
+    if (!make_array(&array, table->rows, (size_t)layout->scorer_count, sizeof(float))) {
+        return false;
+    }
+    table->rewards = array;
+    if (!make_array(&array, table->rows, values, sizeof(ga_half))) {
+        return false;
+    }
+    table->features = array;
+    if (final_bytes > 0) {
+        if (!make_array(&array, table->rows, final_bytes, 1)) {
+            return false;
+        }
+        table->finals = array;
+    }
+    if (table->prompt_bytes > 0) {
+        if (!make_array(&array, table->rows, table->prompt_bytes, 1)) {
+            return false;
+        }
+        table->prompts = array;
+    }
+    return true;
+}
+
+static bool make_batches(ga_record_table *table) {
+    void *array = NULL;
+    if (!make_array(&array, table->batch_count, 1, sizeof(ga_record_batch))) {
+        return false;
+    }
+    table->batches = array;
+    return true;
+}
+
+ga_status ga_record_table_create(const ga_record_layout *layout, int64_t rows, int64_t batch_count,
+    size_t prompt_bytes, ga_record_table **table_out, ga_error *error) {
+    ga_record_table *table = calloc(1, sizeof *table);
+    if (table == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "record: no memory for a table");
+    }
+    table->layout = *layout;
+    table->rows = rows;
+    table->batch_count = batch_count;
+    table->prompt_bytes = prompt_bytes;
+    if (!make_columns(table) || !make_wide_arrays(table) || !make_batches(table)) {
+        ga_record_table_free(&table);
+        return GA_FAIL(error, GA_ERR_MEMORY, "record: no memory for a table of %lld rows", (long long)rows);
+    }
+    *table_out = table;
+    return GA_OK;
+}
+
+void ga_record_table_free(ga_record_table **table) {
+    if (*table == NULL) {
+        return;
+    }
+    for (int i = 0; i < GA_COLUMN_COUNT; i++) {
+        free(ga_record_table_column(*table, i));
+    }
+    free((*table)->rewards);
+    free((*table)->features);
+    free((*table)->finals);
+    free((*table)->prompts);
+    free((*table)->batches);
+    free(*table);
+    *table = NULL;
+}

@@ -1,0 +1,20 @@
+/* Stands in for segment.c and load.c in a build without HDF5: the same names, and the truth. */
+#include "grpo_accel/record/load.h"
+#include "grpo_accel/record/segment.h"
+
+ga_status ga_segment_build(const ga_segment *segment, void **image_out, size_t *bytes_out, ga_error *error) {
+    (void)segment;
+    (void)image_out;
+    (void)bytes_out;
+    return GA_FAIL(error, GA_ERR_MISSING,
+        "record: built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled");
+}
+
+ga_status ga_segment_load(
+    const void *image, size_t bytes, const char *name, ga_record_table **table_out, ga_error *error) {
+    (void)image;
+    (void)bytes;
+    (void)table_out;
+    return GA_FAIL(error, GA_ERR_MISSING,
+        "%s: can't be read, built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled", name);
+}
