@@ -54,6 +54,9 @@ void ga_log_set_prefix(const char *prefix) {
     (void)snprintf(log_state.prefix, sizeof log_state.prefix, "%s", prefix);
 }
 
+static void log_arguments(ga_log_level level, const char *format, va_list arguments)
+    __attribute__((format(printf, 2, 0)));
+
 static void log_arguments(ga_log_level level, const char *format, va_list arguments) {
     char line[1024];
     const int used = snprintf(line, sizeof line, "%s", log_state.prefix);
