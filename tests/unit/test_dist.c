@@ -345,6 +345,27 @@ static void forged_bundles_are_refused(void **state) {
     }
 }
 
+/* Adds 2^63 to both lengths of rank 0's bundle (frame 16, lengths 16, parcels 2 · 112 bytes): their sum is
+ * right again after the overflow. */
+static void forge_overflow(void *user, int32_t from, int32_t to, uint64_t number, void *data, size_t bytes) {
+    (void)user;
+    (void)to;
+    if (number == 2 && from == 0 && bytes == 256) {
+        ((unsigned char *)data)[16 + 7] ^= 0x80;
+        ((unsigned char *)data)[24 + 7] ^= 0x80;
+    }
+}
+
+static void lengths_that_overflow_are_refused(void **state) {
+    (void)state;
+    play *on = play_make(4);
+    const ga_world_script script = {.size = 4, .direct_ranks_max = 1, .alter = forge_overflow};
+    test_ok(ga_world_script_run(&script, exchange_steps, on, NULL), NULL);
+    assert_int_equal(on->notes[1][2].status, GA_ERR_WORLD);
+    assert_non_null(strstr(on->notes[1][2].error.message, "rank 0 sent a damaged bundle"));
+    free(on);
+}
+
 /* Another layout, another row size or a wrong count of rows is named as the sender's. */
 static void forged_heads_are_refused(void **state) {
     (void)state;
@@ -862,6 +883,7 @@ int main(void) {
         cmocka_unit_test(a_row_of_somebody_else_is_refused),
         cmocka_unit_test(scrambled_messages_do_no_harm),
         cmocka_unit_test(forged_bundles_are_refused),
+        cmocka_unit_test(lengths_that_overflow_are_refused),
         cmocka_unit_test(forged_heads_are_refused),
         cmocka_unit_test(a_short_parcel_is_no_exchange),
         cmocka_unit_test(a_skipped_collective_is_seen_at_once),
