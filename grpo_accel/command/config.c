@@ -77,7 +77,11 @@ static char *json_value(const ga_schema_entry *entry, const ga_config *config) {
         return NULL;
     }
     ga_value_write(entry, config, GA_VALUE_JSON, out);
-    return fclose(out) == 0 ? text : NULL;
+    if (fclose(out) != 0) {
+        free(text);
+        return NULL;
+    }
+    return text;
 }
 
 static void dump_value(void *user, size_t index) {

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "grpo_accel/command/command.h"
+#include "grpo_accel/command/figures.h"
 #include "grpo_accel/record/files.h"
 #include "grpo_accel/record/reader.h"
 #include "grpo_accel/record/verify.h"
@@ -261,11 +262,7 @@ ga_exit ga_command_inspect(const ga_call *call) {
     if (ga_record_read(path, NULL, &table, &error) != GA_OK) {
         return ga_command_fail(call, &error);
     }
-    if (table->refused_count > 0) {
-        (void)fprintf(stderr,
-            "grpo-accel: warning: %lld segments were refused, their rows are not counted: %s\n",
-            (long long)table->refused_count, table->refused.message);
-    }
+    ga_command_warn_refused(table);
     if (call->json) {
         inspect_as_json(table, total_bytes(path));
     } else {
