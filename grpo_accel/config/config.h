@@ -165,6 +165,7 @@ typedef struct ga_config {
     struct {
         int64_t every_updates; /* updates between two trainings; 0: never */
         bool on_drift;         /* also as soon as the guard sees drift */
+        bool background;       /* beside the rollouts; false: every rank waits for the training */
         int64_t window_rows;   /* newest rows that a training reads */
     } retrain;
     struct {

@@ -105,6 +105,9 @@ const ga_schema_entry ga_schema[] = {
         FIELD(retrain.every_updates)},
     {"retrain.on_drift", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
         "Train also as soon as features or scores have drifted.", FIELD(retrain.on_drift)},
+    {"retrain.background", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
+        "Train beside the rollouts; false: every rank waits for the training, so that a run repeats exactly.",
+        FIELD(retrain.background)},
     {"retrain.window_rows", GA_SCHEMA_INTEGER, 0, 64, 10000000, NULL, "rows", "20000",
         "A training reads so many of the newest rows.", FIELD(retrain.window_rows)},
 
