@@ -131,18 +131,12 @@ static void bucket_clear(bucket *cleared) {
     cleared->bytes = 0;
 }
 
+/* In the time of ga_clock_system, which is the conditions' clock too. */
 static struct timespec deadline_after(double seconds) {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
     const double bounded = seconds < 0 ? 0 : (seconds > 1e8 ? 1e8 : seconds);
-    const time_t whole = (time_t)bounded;
-    now.tv_sec += whole;
-    now.tv_nsec += (long)((bounded - (double)whole) * 1e9);
-    if (now.tv_nsec >= 1000000000) {
-        now.tv_sec++;
-        now.tv_nsec -= 1000000000;
-    }
-    return now;
+    const double then = ga_clock_now(ga_clock_system()) + bounded;
+    const time_t whole = (time_t)then;
+    return (struct timespec){whole, (long)((then - (double)whole) * 1e9)};
 }
 
 /* The open bucket becomes ready. Under the lock. */

@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-WRITE_RECORD = os.environ.get("GA_WRITE_RECORD", "")
+BUILT = Path(__file__).resolve().parents[2] / "build" / "tests" / "unit" / "write_record"
+WRITE_RECORD = os.environ.get("GA_WRITE_RECORD", str(BUILT))
 if not os.path.exists(WRITE_RECORD):
-    pytest.skip("GA_WRITE_RECORD must name the program write_record", allow_module_level=True)
+    pytest.skip(f"no {WRITE_RECORD}: build it, or name it in GA_WRITE_RECORD", allow_module_level=True)
 
 
 def run(*arguments):
