@@ -92,7 +92,7 @@ static int play_same(ga_world *world) {
     return 0;
 }
 
-/* Rank 1 comes two seconds after the deadline of the others; afterwards all is well again. */
+/* Rank 1 comes seconds after the deadline of the others; afterwards all is well again. */
 static int play_late(ga_world *world) {
     ga_error error;
     ga_exchange_report report;
@@ -100,10 +100,10 @@ static int play_late(ga_world *world) {
     for (uint64_t batch = 1; batch <= 5; batch++) {
         const bool late = batch == 2;
         if (late && rank_of_this == 1) {
-            nap(2.5);
+            nap(4);
         }
         const ga_status status = exchange(
-            world, (ga_exchange_header){.batch = batch}, late ? 0.5 : LONG_SECONDS, all, &report, &error);
+            world, (ga_exchange_header){.batch = batch}, late ? 1.5 : LONG_SECONDS, all, &report, &error);
         if (!late || rank_of_this == 1) {
             EXPECT(status == GA_OK, &error);
             continue;
