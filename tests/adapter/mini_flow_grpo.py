@@ -32,12 +32,12 @@ def load(name):
 
 def build_model(folder):
     """Writes the shapes world's untrained SD3 folder."""
-    subprocess.run(
-        [sys.executable, "-m", "experiments.shapes.build", "--untrained", "--out", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    use_its_modules()
+    import torch
+    from experiments.shapes import build
+
+    torch.manual_seed(0)
+    build.save_pipeline(build.make_pipeline(build.make_vae(), build.make_transformer()), folder)
     return folder
 
 
