@@ -51,6 +51,9 @@ typedef struct ga_probe_rows {
 bool ga_probe_prepare_row(
     const ga_probe *probe, const ga_half *features, double sigma, float *row, float *pooled, float *maps);
 
+/* The maps of a row alone, standardised; `row` is scratch of values_per_row. */
+void ga_probe_prepare_maps(const ga_probe *probe, const ga_half *features, float *row, float *maps);
+
 /* Before calibration: score_out orders rows inside a group, level_out is constant there; NaN both where a
  * feature is not usable. [count] each. */
 ga_status ga_probe_score_rows(

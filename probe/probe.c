@@ -97,17 +97,26 @@ void ga_probe_close(ga_probe **probe) {
     *probe = NULL;
 }
 
+static void fill_maps(const ga_probe *probe, const float *row, float *maps) {
+    const ga_inputs *inputs = &probe->inputs;
+    ga_inputs_maps(inputs, row, maps);
+    ga_moments_apply_maps(&probe->map_moments, inputs->height * inputs->width, maps);
+}
+
+void ga_probe_prepare_maps(const ga_probe *probe, const ga_half *features, float *row, float *maps) {
+    ga_half_to_float_array(features, row, (size_t)probe->inputs.schema.values_per_row);
+    fill_maps(probe, row, maps);
+}
+
 bool ga_probe_prepare_row(
     const ga_probe *probe, const ga_half *features, double sigma, float *row, float *pooled, float *maps) {
-    const ga_inputs *inputs = &probe->inputs;
-    ga_half_to_float_array(features, row, (size_t)inputs->schema.values_per_row);
-    if (!ga_inputs_pool(inputs, row, sigma, pooled)) {
+    ga_half_to_float_array(features, row, (size_t)probe->inputs.schema.values_per_row);
+    if (!ga_inputs_pool(&probe->inputs, row, sigma, pooled)) {
         return false;
     }
     ga_moments_apply(&probe->pooled_moments, pooled);
-    if (inputs->map_channels > 0 && maps != NULL) {
-        ga_inputs_maps(inputs, row, maps);
-        ga_moments_apply_maps(&probe->map_moments, inputs->height * inputs->width, maps);
+    if (maps != NULL) {
+        fill_maps(probe, row, maps);
     }
     return true;
 }

@@ -1,0 +1,303 @@
+#include "probe/train/dataset.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TRAIN_GROUPS_MIN 4
+#define JUDGE_GROUPS_MIN 2
+
+ga_status ga_dataset_check(const ga_dataset *dataset, ga_error *error) {
+    if (dataset->schema == NULL || dataset->rows < 0) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "a dataset needs a schema and a number of rows");
+    }
+    if (dataset->rows > 0 &&
+        (dataset->features == NULL || dataset->reward == NULL || dataset->group == NULL ||
+            dataset->prompt == NULL || dataset->update == NULL || dataset->inclusion == NULL ||
+            dataset->sigma == NULL)) {
+        return GA_FAIL(
+            error, GA_ERR_ARGUMENT, "a dataset of %lld rows lacks a column", (long long)dataset->rows);
+    }
+    return GA_OK;
+}
+
+bool ga_dataset_usable(const ga_dataset *dataset, int64_t row) {
+    const float inclusion = dataset->inclusion[row];
+    const float sigma = dataset->sigma[row];
+    if (!isfinite(dataset->reward[row]) || !(inclusion > 0.0f && inclusion <= 1.0f) || !isfinite(sigma) ||
+        sigma < 0.0f) {
+        return false;
+    }
+    const int32_t values = dataset->schema->values_per_row;
+    const ga_half *features = dataset->features + row * values;
+    for (int32_t i = 0; i < values; i++) {
+        if ((features[i] & 0x7c00u) == 0x7c00u) { /* infinite or NaN */
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Spreads neighbouring keys (finaliser of splitmix64, Steele, Lea, Flood, OOPSLA 2014). */
+static uint64_t mix(uint64_t key) {
+    key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9u;
+    key = (key ^ (key >> 27)) * 0x94d049bb133111ebu;
+    return key ^ (key >> 31);
+}
+
+typedef enum part_side { SIDE_TRAIN = 0, SIDE_TUNE = 1, SIDE_REPORT = 2 } part_side;
+
+/* A usable row while it is sorted. */
+typedef struct row_key {
+    uint64_t prompt, group;
+    int64_t row;
+    uint32_t update;
+    part_side side;
+} row_key;
+
+static int compare_u64(uint64_t a, uint64_t b) {
+    return a < b ? -1 : a > b ? 1 : 0;
+}
+
+static int by_group(const void *a, const void *b) {
+    const row_key *x = a;
+    const row_key *y = b;
+    const int group = compare_u64(x->group, y->group);
+    return group != 0 ? group : x->row < y->row ? -1 : x->row > y->row ? 1 : 0;
+}
+
+static int by_prompt(const void *a, const void *b) {
+    const row_key *x = a;
+    const row_key *y = b;
+    const int prompt = compare_u64(x->prompt, y->prompt);
+    return prompt != 0 ? prompt : by_group(a, b);
+}
+
+/* ---- parts ---- */
+
+static ga_status part_create(int64_t count, int64_t groups, ga_part *part, ga_error *error) {
+    memset(part, 0, sizeof *part);
+    part->rows = malloc(((size_t)count + 1) * sizeof *part->rows);
+    part->target = malloc(((size_t)count + 1) * sizeof *part->target);
+    part->weight = malloc(((size_t)count + 1) * sizeof *part->weight);
+    part->begin = malloc(((size_t)groups + 1) * sizeof *part->begin);
+    part->fold = malloc(((size_t)groups + 1) * sizeof *part->fold);
+    if (part->rows == NULL || part->target == NULL || part->weight == NULL || part->begin == NULL ||
+        part->fold == NULL) {
+        ga_part_destroy(part);
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for %lld rows of examples", (long long)count);
+    }
+    part->count = count;
+    return GA_OK;
+}
+
+void ga_part_destroy(ga_part *part) {
+    free(part->rows);
+    free(part->target);
+    free(part->weight);
+    free(part->begin);
+    free(part->fold);
+    memset(part, 0, sizeof *part);
+}
+
+/* Does the row belong to a part that takes the sides whose bits are set? */
+static bool on_side(const row_key *key, unsigned sides) {
+    return (sides & (1u << (unsigned)key->side)) != 0;
+}
+
+static void scale_weights(ga_part *part) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < part->count; i++) {
+        sum += (double)part->weight[i];
+    }
+    for (int64_t i = 0; i < part->count; i++) {
+        part->weight[i] = (float)((double)part->weight[i] * (double)part->count / sum);
+    }
+}
+
+/* keys are sorted by group. */
+static ga_status part_fill(const ga_dataset *dataset, const row_key *keys, int64_t key_count, unsigned sides,
+    double weight_max, ga_part *part_out, ga_error *error) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < key_count; i++) {
+        count += on_side(&keys[i], sides) ? 1 : 0;
+    }
+    ga_part part;
+    GA_TRY(part_create(count, count, &part, error));
+    int64_t used = 0;
+    int32_t groups = 0;
+    uint64_t last = 0;
+    for (int64_t i = 0; i < key_count; i++) {
+        if (!on_side(&keys[i], sides)) {
+            continue;
+        }
+        if (used == 0 || keys[i].group != last) {
+            part.fold[groups] = (int32_t)(mix(keys[i].prompt) % GA_FOLDS);
+            part.begin[groups++] = used;
+            last = keys[i].group;
+        }
+        const double weight = 1.0 / (double)dataset->inclusion[keys[i].row];
+        part.rows[used] = keys[i].row;
+        part.target[used] = dataset->reward[keys[i].row];
+        part.weight[used++] = (float)(weight < weight_max ? weight : weight_max);
+    }
+    part.begin[groups] = used;
+    scale_weights(&part);
+    part.grouped = (ga_grouped){.groups = groups,
+        .begin = part.begin,
+        .target = part.target,
+        .weight = part.weight,
+        .fold = part.fold};
+    *part_out = part;
+    return GA_OK;
+}
+
+/* Keys of usable rows; *keys_out is the caller's. */
+static ga_status collect_keys(
+    const ga_dataset *dataset, bool audited_only, row_key **keys_out, int64_t *count_out, ga_error *error) {
+    GA_TRY(ga_dataset_check(dataset, error));
+    row_key *keys = malloc(((size_t)dataset->rows + 1) * sizeof *keys);
+    if (keys == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory to sort %lld rows", (long long)dataset->rows);
+    }
+    int64_t count = 0;
+    for (int64_t row = 0; row < dataset->rows; row++) {
+        const bool audited = dataset->audit != NULL && dataset->audit[row] != 0;
+        if ((!audited_only || audited) && ga_dataset_usable(dataset, row)) {
+            keys[count++] = (row_key){.prompt = dataset->prompt[row],
+                .group = dataset->group[row],
+                .row = row,
+                .update = dataset->update[row]};
+        }
+    }
+    *keys_out = keys;
+    *count_out = count;
+    return GA_OK;
+}
+
+ga_status ga_part_all(
+    const ga_dataset *dataset, bool audited_only, double weight_max, ga_part *part_out, ga_error *error) {
+    row_key *keys;
+    int64_t count;
+    GA_TRY(collect_keys(dataset, audited_only, &keys, &count, error));
+    qsort(keys, (size_t)count, sizeof *keys, by_group);
+    const ga_status status = part_fill(dataset, keys, count, 1u << SIDE_TRAIN, weight_max, part_out, error);
+    free(keys);
+    return status;
+}
+
+/* ---- split ---- */
+
+/* A prompt's run of keys (sorted by prompt), how new it is and how many groups it has. */
+typedef struct prompt_run {
+    int64_t first, end, groups;
+    uint64_t mixed; /* order among prompts of the same age: fixed, but not that of the keys */
+    uint32_t newest;
+} prompt_run;
+
+static int newest_first(const void *a, const void *b) {
+    const prompt_run *x = a;
+    const prompt_run *y = b;
+    if (x->newest != y->newest) {
+        return x->newest > y->newest ? -1 : 1;
+    }
+    return compare_u64(x->mixed, y->mixed);
+}
+
+static int64_t find_prompts(const row_key *keys, int64_t count, prompt_run *runs) {
+    int64_t run_count = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (i == 0 || keys[i].prompt != keys[i - 1].prompt) {
+            runs[run_count++] = (prompt_run){.first = i, .mixed = mix(keys[i].prompt)};
+        }
+        prompt_run *run = &runs[run_count - 1];
+        run->groups += i == run->first || keys[i].group != keys[i - 1].group ? 1 : 0;
+        run->newest = keys[i].update > run->newest ? keys[i].update : run->newest;
+        run->end = i + 1;
+    }
+    return run_count;
+}
+
+/* Marks the keys of the newest prompts as report and tune. */
+static ga_status mark_held(row_key *keys, int64_t count, double held_share, ga_error *error) {
+    prompt_run *runs = malloc(((size_t)count + 1) * sizeof *runs);
+    if (runs == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory to sort the prompts of %lld rows", (long long)count);
+    }
+    const int64_t run_count = find_prompts(keys, count, runs);
+    int64_t groups = 0;
+    for (int64_t i = 0; i < run_count; i++) {
+        groups += runs[i].groups;
+    }
+    qsort(runs, (size_t)run_count, sizeof *runs, newest_first);
+    int64_t held[2] = {0, 0};
+    for (int64_t i = 0; i < run_count && (double)(held[0] + held[1]) < held_share * (double)groups; i++) {
+        const int side = held[0] <= held[1] ? 0 : 1;
+        held[side] += runs[i].groups;
+        for (int64_t k = runs[i].first; k < runs[i].end; k++) {
+            keys[k].side = side == 0 ? SIDE_REPORT : SIDE_TUNE;
+        }
+    }
+    free(runs);
+    return GA_OK;
+}
+
+/* Groups that can order anything. */
+static int32_t groups_of_two(const ga_part *part) {
+    int32_t groups = 0;
+    for (int32_t g = 0; g < part->grouped.groups; g++) {
+        groups += part->begin[g + 1] - part->begin[g] >= 2 ? 1 : 0;
+    }
+    return groups;
+}
+
+static ga_status check_enough(const ga_split *split, ga_error *error) {
+    const int32_t train = groups_of_two(&split->train), tune = groups_of_two(&split->tune),
+                  report = groups_of_two(&split->report);
+    if (train < TRAIN_GROUPS_MIN || tune < JUDGE_GROUPS_MIN || report < JUDGE_GROUPS_MIN) {
+        return GA_FAIL(error, GA_ERR_DATA,
+            "too little to train a probe: %d groups to learn from (%d needed), %d and %d of other prompts to "
+            "judge it "
+            "(%d needed each); log more updates first",
+            train, TRAIN_GROUPS_MIN, tune, report, JUDGE_GROUPS_MIN);
+    }
+    return GA_OK;
+}
+
+static ga_status fill_split(const ga_dataset *dataset, row_key *keys, int64_t count, double held_share,
+    double weight_max, ga_split *split, ga_error *error) {
+    qsort(keys, (size_t)count, sizeof *keys, by_prompt);
+    GA_TRY(mark_held(keys, count, held_share, error));
+    qsort(keys, (size_t)count, sizeof *keys, by_group);
+    const unsigned tune = 1u << SIDE_TUNE, report = 1u << SIDE_REPORT;
+    GA_TRY(part_fill(dataset, keys, count, 1u << SIDE_TRAIN, weight_max, &split->train, error));
+    GA_TRY(part_fill(dataset, keys, count, tune, weight_max, &split->tune, error));
+    GA_TRY(part_fill(dataset, keys, count, report, weight_max, &split->report, error));
+    GA_TRY(part_fill(dataset, keys, count, tune | report, weight_max, &split->held, error));
+    return check_enough(split, error);
+}
+
+ga_status ga_dataset_split(
+    const ga_dataset *dataset, double held_share, double weight_max, ga_split *split_out, ga_error *error) {
+    row_key *keys;
+    int64_t count;
+    GA_TRY(collect_keys(dataset, false, &keys, &count, error));
+    ga_split split;
+    memset(&split, 0, sizeof split);
+    const ga_status status = fill_split(dataset, keys, count, held_share, weight_max, &split, error);
+    free(keys);
+    if (status != GA_OK) {
+        ga_split_destroy(&split);
+        return status;
+    }
+    *split_out = split;
+    return GA_OK;
+}
+
+void ga_split_destroy(ga_split *split) {
+    ga_part_destroy(&split->train);
+    ga_part_destroy(&split->tune);
+    ga_part_destroy(&split->report);
+    ga_part_destroy(&split->held);
+}
