@@ -148,7 +148,7 @@ static ga_status get_steps(
         char *end;
         const long step = strtol(text, &end, 10);
         if (end == text || step < 0 || step > total || info->step_count == GA_PROBE_STEPS_MAX ||
-            (*end != ',' && *end != '\0')) {
+            (*end != ',' && *end != '\0') || (*end == ',' && end[1] == '\0')) {
             return missing(path, "steps", error);
         }
         info->steps[info->step_count++] = (int32_t)step;
