@@ -10,8 +10,8 @@ static ga_status check_view(const ga_tensor *tensor, const char *name, ga_error 
     GA_TRY(ga_tensor_check(tensor, name, error));
     if (tensor->device != GA_DEVICE_CPU) {
         return GA_FAIL(error, GA_ERR_MISSING,
-            "%s: on device %d:%d; features are computed on the CPU: hand in a copy there", name, tensor->device,
-            tensor->device_index);
+            "%s: on device %d:%d; features are computed on the CPU: hand in a copy there", name,
+            tensor->device, tensor->device_index);
     }
     if (tensor->dtype != GA_F32 && tensor->dtype != GA_F16 && tensor->dtype != GA_BF16) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "%s: dtype %s; expected f32, f16 or bf16", name,
@@ -22,8 +22,8 @@ static ga_status check_view(const ga_tensor *tensor, const char *name, ga_error 
     }
     for (int i = 0; i < 4; i++) {
         if (tensor->shape[i] < 1 || tensor->shape[i] > INT32_MAX / 2) {
-            return GA_FAIL(error, GA_ERR_ARGUMENT, "%s: dimension %d is %lld", name, i,
-                (long long)tensor->shape[i]);
+            return GA_FAIL(
+                error, GA_ERR_ARGUMENT, "%s: dimension %d is %lld", name, i, (long long)tensor->shape[i]);
         }
     }
     return GA_OK;
@@ -59,7 +59,8 @@ static ga_status take_image_keys(
     }
     GA_TRY(take_view(key_image, "key_image", batch_rows, &captured->key_image, error));
     GA_TRY(check_same(&captured->query, "query", &captured->key_image, "key_image", 1, "heads", error));
-    return check_same(&captured->query, "query", &captured->key_image, "key_image", 3, "values a head", error);
+    return check_same(
+        &captured->query, "query", &captured->key_image, "key_image", 3, "values a head", error);
 }
 
 ga_status ga_capture_attention_take(const ga_tensor *query, const ga_tensor *key_image,

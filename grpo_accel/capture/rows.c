@@ -66,8 +66,8 @@ ga_status ga_rows_unconditional(const ga_tensor *tensor, int32_t batch_rows, ga_
     return take_rows(tensor, first, batch_rows, view_out, error);
 }
 
-ga_status ga_rows_invert(const int32_t *host_rows, int32_t host_count, int32_t batch_rows, int32_t *row_of_out,
-    ga_error *error) {
+ga_status ga_rows_invert(
+    const int32_t *host_rows, int32_t host_count, int32_t batch_rows, int32_t *row_of_out, ga_error *error) {
     for (int32_t i = 0; i < host_count; i++) {
         const bool inside = host_rows[i] >= 0 && host_rows[i] < batch_rows;
         bool repeated = false;
@@ -75,8 +75,8 @@ ga_status ga_rows_invert(const int32_t *host_rows, int32_t host_count, int32_t b
             repeated = repeated || host_rows[j] == host_rows[i];
         }
         if (!inside || repeated) {
-            return GA_FAIL(error, GA_ERR_ARGUMENT, "row %d of the host's tensor is said to be row %d of %d%s", i,
-                host_rows[i], batch_rows, repeated ? ", as another is" : "");
+            return GA_FAIL(error, GA_ERR_ARGUMENT, "row %d of the host's tensor is said to be row %d of %d%s",
+                i, host_rows[i], batch_rows, repeated ? ", as another is" : "");
         }
     }
     for (int32_t i = 0; i < batch_rows; i++) {

@@ -111,11 +111,11 @@ static ga_status choose_named(const ga_tap_selection *selection, const char *con
     return GA_OK;
 }
 
-ga_status ga_tap_choose(const ga_tap_selection *selection, const char *const *block_names, int32_t block_count,
-    int32_t *indices_out, int32_t *count_out, ga_error *error) {
+ga_status ga_tap_choose(const ga_tap_selection *selection, const char *const *block_names,
+    int32_t block_count, int32_t *indices_out, int32_t *count_out, ga_error *error) {
     if (selection->count < 1 || block_count < 1) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "taps: %d of %d blocks were asked for", selection->count,
-            block_count);
+        return GA_FAIL(
+            error, GA_ERR_ARGUMENT, "taps: %d of %d blocks were asked for", selection->count, block_count);
     }
     const bool needs_names = selection->kind != GA_TAP_MIDDLE;
     if ((needs_names && block_names == NULL) ||

@@ -26,7 +26,7 @@ ga_status ga_tap_parse(const char *text, ga_tap_selection *selection_out, ga_err
  * block_names [block_count] may be NULL with GA_TAP_MIDDLE. Not collective.
  * GA_ERR_CONFIG: a name that no block has, or no encoder; GA_ERR_ARGUMENT: no block at all.
  */
-ga_status ga_tap_choose(const ga_tap_selection *selection, const char *const *block_names, int32_t block_count,
-    int32_t *indices_out, int32_t *count_out, ga_error *error);
+ga_status ga_tap_choose(const ga_tap_selection *selection, const char *const *block_names,
+    int32_t block_count, int32_t *indices_out, int32_t *count_out, ga_error *error);
 
 #endif

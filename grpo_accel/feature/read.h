@@ -1,0 +1,15 @@
+/* Reading runs of values from a view of four dimensions: f32, f16 and bf16 on the CPU, any strides. */
+#ifndef GA_FEATURE_READ_H
+#define GA_FEATURE_READ_H
+
+#include "grpo_accel/base/status.h"
+
+/* GA_OK if the view can be read by the functions below; else GA_ERR_ARGUMENT with its name in the message. */
+ga_status ga_read_check(const ga_tensor *view, const char *name, int32_t dims, ga_error *error);
+
+/* values_out[i] = scale · element `i` of the run that begins at element `offset` with elements `stride`
+ * apart. */
+void ga_read_run(
+    const ga_tensor *view, int64_t offset, int64_t stride, int32_t count, float scale, float *values_out);
+
+#endif
