@@ -70,6 +70,7 @@ const ga_command ga_commands[] = {
         train_options, 0, 0, false, ga_command_train},
     {"evaluate", "--probe FILE --data FOLDER [--report FOLDER] [--gate RHO]",
         "judge a probe on a record, within prompt groups",
+        "Give it a record that the probe was not trained on: on its own it looks better than it is.\n"
         "Exit code 1 when the lower bound of the within-group Spearman is not above the gate. Figures "
         "called\n"
         "pooled mix prompts: they say how well prompts are told apart, not rollouts of one prompt.",

@@ -159,6 +159,20 @@ static void parts_as_json(ga_json *json, const evaluating *e) {
     ga_json_end(json);
 }
 
+/* What the training itself measured, on prompts that it had held out. */
+static void training_as_json(ga_json *json, const ga_probe_info *info) {
+    const ga_within held = {.value = info->spearman,
+        .low = info->spearman_low,
+        .high = info->spearman_high,
+        .rows = info->held_rows,
+        .groups = info->held_groups};
+    ga_json_object(json, "training");
+    ga_json_integer(json, "n_rows", info->trained_rows);
+    ga_json_integer(json, "n_groups", info->trained_groups);
+    ga_command_within(json, "held_out_spearman", &held);
+    ga_json_end(json);
+}
+
 static void write_json(const evaluating *e, FILE *out) {
     const ga_evaluation *figures = &e->figures;
     ga_json json = ga_json_make(out);
@@ -190,6 +204,7 @@ static void write_json(const evaluating *e, FILE *out) {
     ga_json_real(&json, "coverage90", figures->coverage90);
     ga_json_end(&json);
     parts_as_json(&json, e);
+    training_as_json(&json, ga_probe_get_info(e->probe));
     ga_json_end(&json);
 }
 
@@ -202,7 +217,10 @@ static void print_figures(const evaluating *e) {
     (void)printf("%s (%s), %lld rows in %lld prompt groups%s\n", e->probe_path,
         ga_probe_kind_name(ga_probe_get_info(e->probe)->kind), (long long)f->rows, (long long)f->groups,
         e->audited_only ? ", audited rows only" : "");
-    (void)printf("within prompt groups, 95 %% interval over groups:\n");
+    const ga_probe_info *info = ga_probe_get_info(e->probe);
+    (void)printf("trained on %lld rows; on prompts held out then: Spearman %.3f [%.3f, %.3f]\n",
+        (long long)info->trained_rows, info->spearman, info->spearman_low, info->spearman_high);
+    (void)printf("on this record, within prompt groups, 95 %% interval over groups:\n");
     print_within("Spearman", &f->within[GA_WITHIN_SPEARMAN]);
     print_within("  its ridge", &f->ridge.spearman);
     for (int i = 0; i < GA_INPUT_COUNT; i++) {

@@ -430,7 +430,7 @@ def test_train_writes_a_probe_and_says_how_good_it_is(trained):
 
 
 def test_evaluate_follows_the_contract(trained, tmp_path):
-    data, probe, _ = trained
+    data, probe, report = trained
     found = answer("evaluate", "--probe", probe, "--data", data, "--report", tmp_path / "report")
     assert {"n_rows", "n_groups", "within", "pooled", "baselines", "kept_energy", "calibration", "by_step", "by_input"} <= set(found)
     assert set(found["within"]) == {"spearman", "pearson", "kendall", "auc_top_quarter", "auc_above_median", "pairwise_accuracy"}
@@ -443,6 +443,8 @@ def test_evaluate_follows_the_contract(trained, tmp_path):
     assert found["n_groups"] == 12 * 2 * written_record.GROUPS
     assert 0.6 < found["within"]["spearman"]["value"] < 1
     assert found["above_gate"] is True
+    assert found["training"]["held_out_spearman"]["value"] == pytest.approx(
+        report["candidates"][report["chosen"]]["report"]["value"], abs=0.05)
     assert json.loads((tmp_path / "report/metrics.json").read_text()) == found
 
 
