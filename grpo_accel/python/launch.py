@@ -29,12 +29,21 @@ def _attach():
         return _Detached()
 
 
+def _settle_accelerate() -> None:
+    """Newer accelerate is distributed without a GPU only when it is told to use the CPU; silently not, else."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
 def main(arguments: list) -> None:
     if not arguments:
         raise SystemExit("usage: python -m grpo_accel.launch SCRIPT ARGS…")
     script = arguments[0]
     sys.argv = list(arguments)
     sys.path[0] = os.path.dirname(os.path.abspath(script))
+    _settle_accelerate()
     attachment = _attach()
     in_step = False
     try:

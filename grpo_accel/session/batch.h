@@ -1,0 +1,54 @@
+/*
+ * The life of a batch, one function per phase of the host's loop:
+ * begin → observe → decide → reward, then update_end once for all open batches.
+ */
+#ifndef GA_SESSION_BATCH_H
+#define GA_SESSION_BATCH_H
+
+#include "grpo_accel/session/session.h"
+
+enum { GA_PHASE_DENOISE = 0, GA_PHASE_SIGNAL = 1, GA_PHASE_REWARD = 2, GA_PHASE_COUNT = 3 };
+
+struct ga_batch {
+    ga_session *session;
+    ga_arena *arena; /* owns everything below */
+    uint64_t number;
+    int32_t rows;
+    ga_row *row;            /* [rows] */
+    const char **prompts;   /* [rows] */
+    ga_feature_block block; /* all inputs of the schema, zero until observed */
+    uint32_t observed;      /* GA_INPUT_BIT of complete inputs */
+    int32_t taps_observed;
+    float *prediction;  /* [rows], NaN where there is none */
+    float *variance;    /* [rows] */
+    uint8_t *kept;      /* [rows] */
+    double *inclusion;  /* [rows] */
+    int32_t *kept_rows; /* [kept_count], ascending */
+    int32_t kept_count;
+    bool decided;
+    bool audited;
+    bool pruned; /* some rank may have stopped rows */
+    const char *reason;
+    uint32_t probe_version;
+    double *combined;                       /* [rows] reward under "avg", NaN until known */
+    double *reward[GA_SESSION_SCORERS_MAX]; /* [rows] each, NULL until the scorer reports */
+    double seconds[GA_PHASE_COUNT];
+    double own_seconds;
+};
+
+/* See grpo_accel.h for each. */
+ga_status ga_batch_open(
+    ga_session *session, const ga_batch_options *options, ga_batch **batch_out, ga_error *error);
+ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
+    const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error);
+ga_status ga_batch_take_latent(
+    ga_batch *batch, const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error);
+ga_status ga_batch_take_preview(ga_batch *batch, const double *scores, ga_error *error);
+ga_status ga_batch_choose(ga_batch *batch, ga_error *error);
+ga_status ga_batch_take_reward(ga_batch *batch, const char *scorer, const int32_t *rows, const double *values,
+    int32_t count, ga_error *error);
+
+/* Frees a batch that is no longer in the session's list; NULL is allowed. */
+void ga_batch_free(ga_batch *batch);
+
+#endif

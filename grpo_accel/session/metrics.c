@@ -1,0 +1,115 @@
+#include "grpo_accel/session/metrics.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+
+void ga_metrics_open(ga_metrics *metrics, const char *run_dir, bool write) {
+    if (!write) {
+        return;
+    }
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/metrics.jsonl", run_dir) < (int)sizeof path) {
+        metrics->file = fopen(path, "a");
+    }
+}
+
+void ga_metrics_close(ga_metrics *metrics) {
+    if (metrics->file != NULL) {
+        (void)fclose(metrics->file);
+        metrics->file = NULL;
+    }
+}
+
+/* A JSON text under construction; what does not fit is left out whole, so that it always stays valid. */
+typedef struct text {
+    char *memory;
+    size_t used_bytes, capacity_bytes;
+} text;
+
+static void add(text *json, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void add(text *json, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    const size_t room = json->capacity_bytes - json->used_bytes - 2; /* for "}" and the end */
+    const int written = vsnprintf(json->memory + json->used_bytes, room, format, arguments);
+    va_end(arguments);
+    if (written > 0 && (size_t)written < room) {
+        json->used_bytes += (size_t)written;
+    } else {
+        json->memory[json->used_bytes] = '\0';
+    }
+}
+
+static void add_number(text *json, const char *key, double value) {
+    if (isfinite(value)) {
+        add(json, ", \"%s\": %.9g", key, value);
+    } else {
+        add(json, ", \"%s\": null", key);
+    }
+}
+
+static void add_count(text *json, const char *key, int64_t value) {
+    add(json, ", \"%s\": %lld", key, (long long)value);
+}
+
+static void add_pruning(text *json, const ga_metrics *m) {
+    add_count(json, "prune/rows", m->rows);
+    add_count(json, "prune/kept_rows", m->kept_rows);
+    add_count(json, "prune/audited_rows", m->audited_rows);
+    add_number(json, "prune/rate", m->rows > 0 ? 1.0 - (double)m->kept_rows / (double)m->rows : 0.0);
+    add_count(json, "prune/row_steps_run", m->row_steps_run);
+    add_count(json, "prune/row_steps_full", m->row_steps_full);
+    add_count(json, "prune/batches", m->batches);
+    add_count(json, "prune/pruned_batches", m->pruned_batches);
+    add_number(json, "prune/reward_kept_mean", m->reward_kept_mean);
+    add_number(json, "prune/imputed_share", m->imputed_share);
+}
+
+static void add_probe(text *json, const ga_metrics *m) {
+    add_count(json, "probe/version", m->probe_version);
+    add_number(json, "probe/spearman_group", m->within_known ? m->within.value : NAN);
+    add_number(json, "probe/spearman_group_low", m->within_known ? m->within.low : NAN);
+    add_number(json, "probe/spearman_group_high", m->within_known ? m->within.high : NAN);
+    add_count(json, "probe/audited_groups", m->within_known ? m->within.groups : 0);
+    add_number(json, "probe/tau2", m->tau2);
+    add_number(json, "probe/residual_variance", m->residual_variance);
+}
+
+static void add_costs(text *json, const ga_metrics *m) {
+    add_number(json, "seconds/denoise", m->seconds_denoise);
+    add_number(json, "seconds/signal", m->seconds_signal);
+    add_number(json, "seconds/reward", m->seconds_reward);
+    add_number(json, "seconds/own", m->seconds_own);
+    add_number(json, "comm/wait_seconds", m->wait_seconds);
+    add_count(json, "comm/late_batches", m->late_batches);
+    add_count(json, "record/rows", m->record_rows);
+    add_count(json, "record/segments", m->record_segments);
+    add_count(json, "record/bytes", m->record_bytes);
+    add_count(json, "record/dropped", m->record_dropped);
+}
+
+void ga_metrics_reset(ga_metrics *m) {
+    m->rows = m->kept_rows = m->audited_rows = 0;
+    m->row_steps_run = m->row_steps_full = 0;
+    m->batches = m->pruned_batches = m->late_batches = 0;
+    m->reward_kept_mean = m->imputed_share = 0.0;
+    m->within_known = false;
+    m->seconds_denoise = m->seconds_signal = m->seconds_reward = m->seconds_own = 0.0;
+    m->wait_seconds = 0.0;
+}
+
+void ga_metrics_publish(ga_metrics *metrics) {
+    text json = {metrics->json, 0, sizeof metrics->json};
+    add(&json, "{\"prune/update\": %u, \"prune/mode\": \"%s\"", (unsigned)metrics->update, metrics->mode);
+    add_pruning(&json, metrics);
+    add_probe(&json, metrics);
+    add_costs(&json, metrics);
+    metrics->json[json.used_bytes] = '}';
+    metrics->json[json.used_bytes + 1] = '\0';
+    if (metrics->file != NULL) {
+        (void)fprintf(metrics->file, "%s\n", metrics->json);
+        (void)fflush(metrics->file);
+    }
+}

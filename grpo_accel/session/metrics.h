@@ -1,0 +1,41 @@
+/* Numbers of the newest update: for the host's wandb, and a line each in <run_dir>/metrics.jsonl. */
+#ifndef GA_SESSION_METRICS_H
+#define GA_SESSION_METRICS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "grpo_accel/base/correlation.h"
+
+typedef struct ga_metrics {
+    FILE *file; /* rank 0 with metrics.jsonl on, else NULL */
+    char json[4096];
+
+    uint32_t update;
+    const char *mode;                              /* what the update's batches did: "shadow" or "prune" */
+    int64_t rows, kept_rows;                       /* of all ranks */
+    int64_t audited_rows;                          /* of all ranks */
+    int64_t row_steps_run, row_steps_full;         /* denoising steps times rows, of all ranks */
+    int32_t batches, pruned_batches, late_batches; /* of this rank */
+    double reward_kept_mean, imputed_share;
+    uint32_t probe_version;
+    ga_within within; /* Spearman of predictions on audited rows of the newest updates */
+    bool within_known;
+    double tau2, residual_variance;
+    double seconds_denoise, seconds_signal, seconds_reward, seconds_own; /* this rank, this update */
+    double wait_seconds; /* in collectives, part of seconds_own */
+    int64_t record_rows, record_segments, record_bytes, record_dropped; /* this rank, this run */
+} ga_metrics;
+
+/* Opens <run_dir>/metrics.jsonl for appending where `write`; a failure only means that no line is written. */
+void ga_metrics_open(ga_metrics *metrics, const char *run_dir, bool write);
+void ga_metrics_close(ga_metrics *metrics);
+
+/* Forgets what belongs to one update; totals of the run, the probe's newest figure and the file stay. */
+void ga_metrics_reset(ga_metrics *metrics);
+
+/* Renders the numbers to `json` and appends the line. */
+void ga_metrics_publish(ga_metrics *metrics);
+
+#endif

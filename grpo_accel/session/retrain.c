@@ -1,0 +1,308 @@
+#include "grpo_accel/session/retrain.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "grpo_accel/base/check.h"
+#include "grpo_accel/base/log.h"
+#include "grpo_accel/session/lessons.h"
+#include "grpo_accel/session/logbook.h"
+#include "grpo_accel/session/session.h"
+#include "probe/train/promote.h"
+#include "probe/train/train.h"
+
+enum {
+    NICENESS = 10,          /* of the training's thread: it must not hold up a rollout */
+    MEETING_SECONDS = 120,  /* for every rank's rows to be on disk */
+    TRAINING_SECONDS = 1800 /* for a training in the foreground */
+};
+
+/* Loss of within-group Spearman that still counts as "not worse". */
+#define PROMOTE_TOLERANCE 0.01
+
+struct ga_retrain_job {
+    pthread_t thread;
+    bool threaded;
+    atomic_bool done, stop;
+    /* set before the thread starts, read by it alone */
+    char run_dir[4096], path[4096], previous_path[4096];
+    char model[GA_PROBE_MODEL_BYTES];
+    const ga_compute *compute;
+    uint32_t version;
+    int64_t window_rows;
+    uint64_t seed;
+    int32_t step, steps_total;
+    /* set by the thread before `done` */
+    ga_status status;
+    ga_error error;
+    bool promoted;
+    char verdict[512];
+};
+
+/* ---- files ---- */
+
+bool ga_retrain_path(const ga_session *session, uint32_t version, char *path, size_t bytes) {
+    const int length = snprintf(
+        path, bytes, "%s/probes/probe-%06u.safetensors", session->config->run_dir, (unsigned)version);
+    return length > 0 && (size_t)length < bytes;
+}
+
+uint32_t ga_retrain_newest(const ga_session *session) {
+    char folder[4096];
+    uint32_t newest = 0;
+    if (snprintf(folder, sizeof folder, "%s/probes", session->config->run_dir) >= (int)sizeof folder) {
+        return 0;
+    }
+    DIR *entries = opendir(folder);
+    if (entries == NULL) {
+        return 0;
+    }
+    for (struct dirent *entry = readdir(entries); entry != NULL; entry = readdir(entries)) {
+        unsigned version = 0;
+        int end = 0;
+        if (sscanf(entry->d_name, "probe-%6u.safetensors%n", &version, &end) == 1 &&
+            entry->d_name[end] == '\0' && end > 0) {
+            newest = version > newest ? version : newest;
+        }
+    }
+    (void)closedir(entries);
+    return newest;
+}
+
+/* ---- the training itself, in its thread ---- */
+
+static bool asked_to_stop(void *user) {
+    return atomic_load(&((ga_retrain_job *)user)->stop);
+}
+
+/* The version in use, to be compared with; none is no error. */
+static ga_probe *open_previous(const ga_retrain_job *job) {
+    ga_probe *previous = NULL;
+    if (job->previous_path[0] != '\0' &&
+        ga_probe_open(job->previous_path, job->compute, &previous, NULL) != GA_OK) {
+        previous = NULL;
+    }
+    return previous;
+}
+
+static ga_status promote(
+    ga_retrain_job *job, ga_probe *candidate, const ga_dataset *dataset, ga_error *error) {
+    ga_probe *previous = open_previous(job);
+    ga_promotion promotion;
+    const ga_promote_options options = {.held_share = ga_train_options_default().held_share,
+        .tolerance = PROMOTE_TOLERANCE,
+        .seed = job->seed};
+    const ga_status status = ga_promote(candidate, previous, dataset, &options, &promotion, error);
+    ga_probe_close(&previous);
+    GA_TRY(status);
+    job->promoted = promotion.promote;
+    (void)snprintf(job->verdict, sizeof job->verdict, "%s", promotion.reason);
+    if (!promotion.promote) {
+        return GA_OK;
+    }
+    ga_probe_set_version(candidate, job->version);
+    return ga_probe_save(candidate, job->path, error);
+}
+
+static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
+    ga_lessons *lessons = NULL;
+    const ga_lessons_options source = {
+        .path = job->run_dir, .newest_rows = job->window_rows, .step = job->step};
+    GA_TRY(ga_lessons_read(&source, &lessons, error));
+    ga_train_options options = ga_train_options_default();
+    options.seed = job->seed + job->version;
+    options.version = job->version;
+    options.model = job->model;
+    options.steps = &job->step;
+    options.step_count = 1;
+    options.steps_total = job->steps_total;
+    const ga_train_callbacks callbacks = {.stop = asked_to_stop, .user = job};
+    ga_probe *probe = NULL;
+    ga_train_report report;
+    ga_status status =
+        ga_train(ga_lessons_dataset(lessons), &options, &callbacks, job->compute, &probe, &report, error);
+    if (status == GA_OK) {
+        status = promote(job, probe, ga_lessons_dataset(lessons), error);
+    }
+    ga_probe_close(&probe);
+    ga_lessons_free(&lessons);
+    return status;
+}
+
+static void *run(void *user) {
+    ga_retrain_job *job = user;
+    if (job->threaded) {
+        (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICENESS);
+    }
+    job->status = train_and_promote(job, &job->error);
+    atomic_store(&job->done, true);
+    return NULL;
+}
+
+/* ---- rank 0 ---- */
+
+static ga_retrain_job *make_job(ga_session *session) {
+    ga_retrain_job *job = calloc(1, sizeof *job);
+    char folder[4096];
+    const int length = snprintf(folder, sizeof folder, "%s/probes", session->config->run_dir);
+    if (job == NULL || length >= (int)sizeof folder || (mkdir(folder, 0750) != 0 && errno != EEXIST)) {
+        free(job);
+        return NULL;
+    }
+    const uint32_t newest = ga_retrain_newest(session);
+    job->version = (newest > session->probe_version ? newest : session->probe_version) + 1;
+    (void)snprintf(job->run_dir, sizeof job->run_dir, "%s", session->config->run_dir);
+    (void)snprintf(job->model, sizeof job->model, "%s", session->shapes.model);
+    if (!ga_retrain_path(session, job->version, job->path, sizeof job->path)) {
+        free(job);
+        return NULL;
+    }
+    if (session->probe != NULL) {
+        (void)snprintf(job->previous_path, sizeof job->previous_path, "%s", session->probe_path);
+    }
+    job->compute = session->compute;
+    job->window_rows = session->config->retrain.window_rows;
+    job->seed = (uint64_t)session->config->seed;
+    job->step = ga_session_decision_step(session);
+    job->steps_total = session->shapes.steps_total;
+    return job;
+}
+
+static void start(ga_session *session) {
+    if (session->retrain.job != NULL) {
+        ga_log(GA_LOG_INFO, "a training still runs, so none is started after update %u",
+            (unsigned)session->next_update);
+        return;
+    }
+    ga_retrain_job *job = make_job(session);
+    if (job == NULL) {
+        static atomic_flag once = ATOMIC_FLAG_INIT;
+        ga_log_once(
+            &once, GA_LOG_WARNING, "no probe is trained: %s/probes can't be made", session->config->run_dir);
+        return;
+    }
+    job->threaded = session->config->retrain.background;
+    session->retrain.job = job;
+    if (job->threaded && pthread_create(&job->thread, NULL, run, job) == 0) {
+        return;
+    }
+    job->threaded = false;
+    (void)run(job);
+}
+
+void ga_retrain_poll(ga_session *session) {
+    ga_retrain_job *job = session->retrain.job;
+    if (job == NULL || !atomic_load(&job->done)) {
+        return;
+    }
+    if (job->threaded) {
+        (void)pthread_join(job->thread, NULL);
+    }
+    if (job->status != GA_OK) {
+        ga_log(job->status == GA_ERR_DATA ? GA_LOG_INFO : GA_LOG_WARNING,
+            "the training after update %u gave no probe: %s", (unsigned)session->next_update,
+            job->error.message);
+    } else {
+        ga_log(GA_LOG_INFO, "probe %u %s: %s", (unsigned)job->version,
+            job->promoted ? "is trained" : "is not better and stays unused", job->verdict);
+        session->retrain.ready_version = job->promoted ? job->version : session->retrain.ready_version;
+    }
+    free(job);
+    session->retrain.job = NULL;
+}
+
+void ga_retrain_stop(ga_session *session) {
+    ga_retrain_job *job = session->retrain.job;
+    if (job == NULL) {
+        return;
+    }
+    atomic_store(&job->stop, true);
+    if (job->threaded) {
+        (void)pthread_join(job->thread, NULL);
+    }
+    free(job);
+    session->retrain.job = NULL;
+}
+
+/* ---- all ranks ---- */
+
+bool ga_retrain_due(const ga_session *session, uint32_t updates) {
+    const int64_t every = session->config->retrain.every_updates;
+    return every > 0 && session->config->record.enabled && updates % (uint64_t)every == 0;
+}
+
+/* All ranks are here, in the same update. */
+static bool meet(ga_session *session, double deadline_seconds) {
+    ga_error why = {0};
+    bool agree = false;
+    const ga_status status =
+        ga_world_agree(session->world, session->next_update, deadline_seconds, &agree, NULL, &why);
+    if (status != GA_OK || !agree) {
+        ga_log(GA_LOG_WARNING, "no probe is trained after update %u: %s", (unsigned)session->next_update,
+            status != GA_OK ? why.message : "ranks count updates differently");
+    }
+    return status == GA_OK && agree;
+}
+
+void ga_retrain_begin(ga_session *session) {
+    ga_logbook_flush(session);
+    if (!meet(session, MEETING_SECONDS)) {
+        return;
+    }
+    if (session->rank == 0) {
+        start(session);
+    }
+    if (!session->config->retrain.background) {
+        (void)meet(session, TRAINING_SECONDS);
+    }
+}
+
+/* Takes the new probe if every rank could open it. */
+static void settle(ga_session *session, ga_probe *probe, uint32_t version, const char *path, bool all) {
+    if (!all) {
+        ga_probe_close(&probe);
+        return;
+    }
+    ga_probe_close(&session->probe);
+    session->probe = probe;
+    session->probe_version = version;
+    (void)snprintf(session->probe_path, sizeof session->probe_path, "%s", path);
+    session->offsets = ga_offsets_make(GA_SESSION_OFFSETS_HALF_LIFE_UPDATES);
+    if (session->rank == 0) {
+        const ga_probe_info *info = ga_probe_get_info(probe);
+        ga_log(GA_LOG_INFO,
+            "from batch %llu on: probe %u, %s, Spearman within groups %.2f (%.2f to %.2f, %lld held-out "
+            "groups)",
+            (unsigned long long)session->next_batch, (unsigned)version, ga_probe_kind_name(info->kind),
+            info->spearman, info->spearman_low, info->spearman_high, (long long)info->held_groups);
+    }
+}
+
+void ga_retrain_swap(ga_session *session, uint32_t ready_version) {
+    if (ready_version == 0 || ready_version <= session->probe_version ||
+        ready_version == session->retrain.refused_version) {
+        return;
+    }
+    char path[4096];
+    ga_probe *probe = NULL;
+    ga_error why = {0};
+    bool opened = ga_retrain_path(session, ready_version, path, sizeof path) &&
+                  ga_probe_open(path, session->compute, &probe, &why) == GA_OK &&
+                  ga_session_probe_fits(session, probe, &why) == GA_OK;
+    bool all = false;
+    if (ga_world_agree(session->world, opened ? 1u : 0u, MEETING_SECONDS, &all, NULL, NULL) != GA_OK) {
+        all = false;
+    }
+    if (!opened) {
+        ga_log(GA_LOG_WARNING, "probe %u can't be used, the old one stays on all ranks: %s",
+            (unsigned)ready_version, why.message);
+    }
+    session->retrain.refused_version = opened && all ? 0 : ready_version;
+    settle(session, probe, ready_version, path, opened && all);
+}

@@ -1,0 +1,114 @@
+/*
+ * A session: one guest in one rank of a job, from attach to detach.
+ *
+ * Seen by room session only; the public functions of grpo_accel.h stand in api.c. The state below is guarded
+ * by `lock` where rewards arrive from other threads; everything else belongs to the host's main thread.
+ */
+#ifndef GA_SESSION_SESSION_H
+#define GA_SESSION_SESSION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "dist/exchange.h"
+#include "dist/world.h"
+#include "grpo_accel/base/arena.h"
+#include "grpo_accel/base/clock.h"
+#include "grpo_accel/base/flow.h"
+#include "grpo_accel/base/status.h"
+#include "grpo_accel/compute/compute.h"
+#include "grpo_accel/config/config.h"
+#include "grpo_accel/estimate/offsets.h"
+#include "grpo_accel/record/writer.h"
+#include "grpo_accel/session/metrics.h"
+#include "grpo_accel/session/retrain.h"
+#include "probe/probe.h"
+
+enum {
+    GA_SESSION_BATCHES_MAX = 1024,    /* open batches of one update */
+    GA_SESSION_SCORERS_MAX = 16,      /* scorers of a host, "avg" not counted */
+    GA_SESSION_LATE_IN_A_ROW_MAX = 3, /* late batches after which the session passes through */
+    GA_SESSION_OFFSETS_HALF_LIFE_UPDATES = 16
+};
+
+/* What the first batch fixes for the run. */
+typedef struct ga_shapes {
+    char model[128];
+    int32_t rows;
+    int32_t steps_total;
+    int32_t latent_channels, latent_height, latent_width;
+    int32_t token_height, token_width;
+    int32_t block_count, text_tokens;
+    double sigma; /* at the decision step */
+} ga_shapes;
+
+typedef struct ga_scorer_name {
+    char text[64];
+} ga_scorer_name;
+
+struct ga_session {
+    ga_config *config;
+    const ga_clock *clock;
+    const ga_compute *compute;
+    ga_world *world;
+    int32_t rank, world_size;
+    ga_mode mode;         /* what is in force now; pass-through is for good */
+    uint64_t fingerprint; /* of the configuration and the shapes: what ranks must agree on */
+
+    bool prepared; /* shapes, schema, probe and record are there */
+    ga_shapes shapes;
+    ga_feature_schema schema;
+    int32_t *blocks; /* tapped blocks, ascending */
+    int32_t block_count;
+
+    ga_probe *probe; /* NULL: none yet */
+    uint32_t probe_version;
+    char probe_path[4096];
+    ga_record *record; /* NULL: the record is off or failed */
+    ga_retrain retrain;
+    ga_offsets offsets; /* τ² and σ_r² from the log */
+    ga_std_kind host_std;
+
+    ga_batch *batches[GA_SESSION_BATCHES_MAX]; /* open, in the order of their beginning */
+    int32_t batch_count;
+    uint64_t next_batch;
+    uint32_t next_update;
+    uint64_t next_row;
+    int32_t late_in_a_row;
+
+    ga_scorer_name scorers[GA_SESSION_SCORERS_MAX];
+    int32_t scorer_count;
+    pthread_mutex_t lock; /* rewards, seconds and scorer names of open batches */
+
+    ga_metrics metrics;
+};
+
+/* Opens and closes; see ga_session_open and ga_session_close in grpo_accel.h. Collective. */
+ga_status ga_session_create(const ga_session_options *options, ga_session **session_out, ga_error *error);
+void ga_session_destroy(ga_session **session, bool in_step);
+
+/*
+ * Fixes the shapes of the run at its first batch, and checks them at every later one. Not collective.
+ * GA_ERR_DATA where a later batch has other shapes.
+ */
+ga_status ga_session_prepare(ga_session *session, const ga_batch_options *options, ga_error *error);
+
+/* From now on nothing is observed or pruned; says why, once. */
+void ga_session_pass_through(ga_session *session, const ga_error *error);
+
+/* Rows that each rank keeps of `rows` at the decision. */
+int32_t ga_session_keep_count(const ga_session *session, int32_t rows);
+
+/* By what the host divides, as far as is known: the configuration, else what the last update said. */
+ga_std_kind ga_session_std(const ga_session *session);
+
+/* Was the probe made for this model, decision step and layout of features? GA_ERR_FILE with both sides named.
+ */
+ga_status ga_session_probe_fits(const ga_session *session, const ga_probe *probe, ga_error *error);
+
+/* Denoising steps done before the decision. */
+int32_t ga_session_decision_step(const ga_session *session);
+
+#endif

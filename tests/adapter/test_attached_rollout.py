@@ -1,0 +1,215 @@
+"""One rollout batch in this process: survivors are what they would have been, and nothing stays behind."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+for package in ("torch", "diffusers", "transformers"):
+    pytest.importorskip(package)
+sys.path.insert(0, str(Path(__file__).parent))
+import attached  # noqa: E402
+import mini_flow_grpo  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+mini_flow_grpo.use_its_modules()
+grpo_accel = pytest.importorskip("grpo_accel")
+FLOW_GRPO = [
+    "flow_grpo.diffusers_patch.sd3_pipeline_with_logprob",
+    "flow_grpo.diffusers_patch.sd3_pipeline_with_logprob_fast",
+    "flow_grpo.diffusers_patch.train_dreambooth_lora_sd3",
+    "flow_grpo.rewards",
+    "flow_grpo.stat_tracking",
+]
+PROMPTS = ["a red circle", "a blue square"] * 6
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    from diffusers import StableDiffusion3Pipeline
+
+    folder = mini_flow_grpo.build_model(tmp_path_factory.mktemp("model") / "sd3")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    torch.manual_seed(0)
+    with torch.no_grad():  # an untrained model's output is zero: give it something to say
+        for parameter in pipeline.transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return pipeline
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def attach(tmp_path, monkeypatch):
+    """attach(decision=…, …) → the attachment, with flow_grpo imported anew behind it."""
+    for name in ("OMPI_COMM_WORLD_SIZE", "WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    opened = []
+
+    def make(**sections):
+        config = attached.write_config(tmp_path / "accel.yaml", run_dir=str(tmp_path / "run"), **sections)
+        for name in [name for name in sys.modules if name.split(".")[0] == "flow_grpo"]:
+            del sys.modules[name]
+        opened.append(grpo_accel.attach(str(config)))
+        return opened[-1]
+
+    yield make
+    for attachment in opened:
+        attachment.detach()
+    for name in [name for name in sys.modules if name.split(".")[0] == "flow_grpo"]:
+        del sys.modules[name]
+
+
+def encode(pipeline):
+    from flow_grpo.diffusers_patch.train_dreambooth_lora_sd3 import encode_prompt
+
+    encoders = [pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3]
+    tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3]
+    with torch.no_grad():
+        return encode_prompt(encoders, tokenizers, PROMPTS, 16), encode_prompt(encoders, tokenizers, [""], 16)
+
+
+def sample(function, pipeline, embeds, guidance, noise_level=0.7):
+    (text, pooled), (no_text, no_pooled) = embeds
+    torch.manual_seed(5)
+    random.seed(5)
+    return function(
+        pipeline, prompt_embeds=text, pooled_prompt_embeds=pooled,
+        negative_prompt_embeds=no_text.expand_as(text), negative_pooled_prompt_embeds=no_pooled.expand_as(pooled),
+        num_inference_steps=6, guidance_scale=guidance, output_type="pt", height=32, width=32, noise_level=noise_level,
+    )
+
+
+def kept_rows(attachment):
+    (rollout,) = attachment.open_rollouts
+    return rollout.decision.kept
+
+
+def subset_is_identical(pipeline, embeds, kept, guidance):
+    """Do this machine's matrix kernels give kept rows the same bits in the smaller batch? (without any plugin)"""
+    (text, pooled), _ = embeds
+    copies = 2 if guidance > 1 else 1
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn((len(PROMPTS), 4 if pipeline.transformer.config.in_channels == 4 else pipeline.transformer.config.in_channels,
+                           pipeline.transformer.config.sample_size, pipeline.transformer.config.sample_size), generator=generator)
+    arguments = {"hidden_states": latents, "timestep": torch.full((len(PROMPTS),), 500.0),
+                 "encoder_hidden_states": text, "pooled_projections": pooled}
+    full = {name: torch.cat([value] * copies) for name, value in arguments.items()}
+    rows = [copy * len(PROMPTS) + row for copy in range(copies) for row in kept]
+    part = {name: value[rows] for name, value in full.items()}
+    with torch.no_grad():
+        whole = pipeline.transformer(**full, return_dict=False)[0]
+        return bool((pipeline.transformer(**part, return_dict=False)[0] == whole[rows]).all())
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("keep", [0.25, 0.5])
+def test_survivors_are_what_they_would_have_been(pipeline, attach, guidance, keep):
+    attachment = attach(mode="prune", decision=f"{{step: 2, keep: {keep}, policy: random, audit: 0.0}}", probe="{inputs: [attention, x0]}")
+    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
+
+    embeds = encode(pipeline)
+    images, latents, log_probs = sample(pipeline_with_logprob.__wrapped__, pipeline, embeds, guidance)
+    pruned_images, pruned_latents, pruned_log_probs = sample(pipeline_with_logprob, pipeline, embeds, guidance)
+    kept = kept_rows(attachment)
+    assert len(kept) == round(keep * len(PROMPTS))
+    identical = subset_is_identical(pipeline, embeds, kept, guidance)
+    print(f"kept {len(kept)} of {len(PROMPTS)}, guidance {guidance}: {'bit-identical' if identical else 'within 1e-5'}")
+    for step, (ours, theirs) in enumerate(zip(pruned_latents, latents)):
+        assert torch.isfinite(ours).all()
+        if identical or step <= 3:  # up to the decision's own step the whole batch ran
+            assert (ours[kept] == theirs[kept]).all(), step
+        assert torch.allclose(ours[kept], theirs[kept], atol=1e-5), step
+    for ours, theirs in zip(pruned_log_probs, log_probs):
+        assert torch.allclose(ours[kept], theirs[kept], atol=1e-4)
+    stopped = [row for row in range(len(PROMPTS)) if row not in kept]
+    assert (pruned_latents[-1][stopped] != latents[-1][stopped]).any()
+    assert torch.allclose(pruned_images[kept], images[kept], atol=1e-4)
+    assert (pruned_images[stopped] - 0.5).abs().max() < 1e-6, "stopped rows are grey"
+
+
+def test_evaluation_is_untouched(pipeline, attach):
+    attachment = attach(mode="prune", decision="{step: 2, keep: 0.5, policy: random, audit: 0.0}", probe="{inputs: [x0]}")
+    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
+
+    embeds = encode(pipeline)
+    ours = sample(pipeline_with_logprob, pipeline, embeds, 1.0, noise_level=0)
+    theirs = sample(pipeline_with_logprob.__wrapped__, pipeline, embeds, 1.0, noise_level=0)
+    assert (ours[0] == theirs[0]).all() and attachment.open_rollouts == []
+
+
+def test_attention_maps_are_those_of_the_module(pipeline, attach, tmp_path):
+    """Text mass, entropy and maximum in the record against a plain computation from the module's own q and k."""
+    from grpo_accel import taps_sd3
+
+    attachment = attach(mode="shadow", decision="{step: 2}", probe="{inputs: [attention]}", record="{segment_rows: 12}")
+    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
+    from flow_grpo.stat_tracking import PerPromptStatTracker
+
+    embeds = encode(pipeline)
+    caught = {}
+    blocks = taps_sd3.blocks(pipeline.transformer)
+    calls = {"count": 0}
+
+    def catch(name):
+        def hook(module, args, kwargs):
+            if calls["count"] == 2:
+                caught[name] = taps_sd3.query_and_keys(module, kwargs, slice(0, len(PROMPTS)))
+        return hook
+
+    def count(module, args, kwargs, output):
+        calls["count"] += 1
+
+    handles = [module.register_forward_pre_hook(catch(name), with_kwargs=True) for name, module in blocks]
+    handles.append(pipeline.transformer.register_forward_hook(count, with_kwargs=True))
+    sample(pipeline_with_logprob, pipeline, embeds, 1.0)
+    for handle in handles:
+        handle.remove()
+    PerPromptStatTracker(True).update(PROMPTS, np.zeros((len(PROMPTS), 1)))
+    masks = np.array([taps_sd3.content_mask(pipeline, prompt, embeds[0][0].shape[1], 16) for prompt in PROMPTS], dtype=bool)
+    attachment.detach()
+    features = grpo_accel.open_record(tmp_path / "run")["features/attention"].astype(np.float32)[:, 0]
+    per_block = features.shape[1] // len(blocks)
+    for position, (name, _) in enumerate(blocks):
+        query, key_image, key_text = (tensor.double() for tensor in caught[name])
+        keys = torch.cat([key_image, key_text], dim=2)
+        weights = torch.softmax(query @ keys.transpose(2, 3) / query.shape[-1] ** 0.5, dim=-1).mean(dim=1)
+        mass = weights[..., key_image.shape[2]:].sum(-1).reshape(len(PROMPTS), *features.shape[2:])
+        assert np.allclose(features[:, position * per_block], mass.numpy(), atol=2e-3), name
+    assert masks.any(axis=1).all() and not masks.all()
+
+
+def test_an_exception_in_the_host_leaves_nothing_behind(pipeline, attach):
+    attachment = attach(mode="prune", decision="{step: 2, keep: 0.5, policy: random}", probe="{inputs: [attention, x0]}")
+    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
+
+    embeds = encode(pipeline)
+    calls = {"count": 0}
+
+    def fail(module, args, kwargs):
+        calls["count"] += 1
+        if calls["count"] == 3:
+            raise RuntimeError("the host is ill")
+
+    handle = pipeline.transformer.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(RuntimeError, match="the host is ill"):
+        sample(pipeline_with_logprob, pipeline, embeds, 1.0)
+    handle.remove()
+    assert attachment.open_rollouts == []
+    for _, module in __import__("grpo_accel.taps_sd3", fromlist=["blocks"]).blocks(pipeline.transformer):
+        assert not module._forward_pre_hooks
+    attachment.detach()
+    import flow_grpo.rewards
+    import flow_grpo.stat_tracking
+
+    assert not hasattr(flow_grpo.rewards.multi_score, "__wrapped__")
+    assert not hasattr(flow_grpo.stat_tracking.PerPromptStatTracker.update, "__wrapped__")
