@@ -12,30 +12,34 @@
 
 /* ---- texts ---- */
 
-/* A number of the info that stands in the file under `key`. */
+/* A number of the info that stands in the file under `key`; one of the pointers is set. */
 typedef struct number_field {
     const char *key;
-    size_t offset;
-    bool integer; /* an int64_t; else a double */
+    double *real;
+    int64_t *whole;
 } number_field;
 
-static const number_field number_fields[] = {
-    {"sigma_low", offsetof(ga_probe_info, sigma_low), false},
-    {"sigma_high", offsetof(ga_probe_info, sigma_high), false},
-    {"trained_rows", offsetof(ga_probe_info, trained_rows), true},
-    {"trained_groups", offsetof(ga_probe_info, trained_groups), true},
-    {"held_rows", offsetof(ga_probe_info, held_rows), true},
-    {"held_groups", offsetof(ga_probe_info, held_groups), true},
-    {"within_spearman", offsetof(ga_probe_info, spearman), false},
-    {"within_spearman_low", offsetof(ga_probe_info, spearman_low), false},
-    {"within_spearman_high", offsetof(ga_probe_info, spearman_high), false},
-    {"calibration_slope", offsetof(ga_probe_info, calibration.slope), false},
-    {"calibration_intercept", offsetof(ga_probe_info, calibration.intercept), false},
-    {"sigma_r2", offsetof(ga_probe_info, calibration.sigma_r2), false},
-    {"tau2", offsetof(ga_probe_info, calibration.tau2), false},
-    {"residual_variance", offsetof(ga_probe_info, residual_variance), false},
-};
-#define NUMBER_FIELDS (sizeof number_fields / sizeof number_fields[0])
+#define NUMBER_FIELDS 14
+
+static void list_numbers(ga_probe_info *info, number_field fields[NUMBER_FIELDS]) {
+    const number_field list[NUMBER_FIELDS] = {
+        {"sigma_low", &info->sigma_low, NULL},
+        {"sigma_high", &info->sigma_high, NULL},
+        {"trained_rows", NULL, &info->trained_rows},
+        {"trained_groups", NULL, &info->trained_groups},
+        {"held_rows", NULL, &info->held_rows},
+        {"held_groups", NULL, &info->held_groups},
+        {"within_spearman", &info->spearman, NULL},
+        {"within_spearman_low", &info->spearman_low, NULL},
+        {"within_spearman_high", &info->spearman_high, NULL},
+        {"calibration_slope", &info->calibration.slope, NULL},
+        {"calibration_intercept", &info->calibration.intercept, NULL},
+        {"sigma_r2", &info->calibration.sigma_r2, NULL},
+        {"tau2", &info->calibration.tau2, NULL},
+        {"residual_variance", &info->residual_variance, NULL},
+    };
+    memcpy(fields, list, sizeof list);
+}
 
 static ga_status set_integer(ga_weights *weights, const char *key, long long value, ga_error *error) {
     char text[32];
@@ -110,15 +114,12 @@ static ga_status put_texts(ga_weights *weights, const ga_probe *probe, ga_error 
     snprintf(text, sizeof text, "%016llx", (unsigned long long)info->schema.id);
     GA_TRY(ga_weights_set_text(weights, "schema_id", text, error));
     GA_TRY(set_double(weights, "reward_scale", probe->reward_scale, error));
-    for (size_t i = 0; i < NUMBER_FIELDS; i++) {
-        const number_field *field = &number_fields[i];
-        const char *at = (const char *)info + field->offset;
-        double real;
-        int64_t whole;
-        memcpy(&real, at, sizeof real);
-        memcpy(&whole, at, sizeof whole);
-        GA_TRY(field->integer ? set_integer(weights, field->key, whole, error)
-                              : set_double(weights, field->key, real, error));
+    ga_probe_info copy = *info;
+    number_field fields[NUMBER_FIELDS];
+    list_numbers(&copy, fields);
+    for (int i = 0; i < NUMBER_FIELDS; i++) {
+        GA_TRY(fields[i].whole != NULL ? set_integer(weights, fields[i].key, *fields[i].whole, error)
+                                       : set_double(weights, fields[i].key, *fields[i].real, error));
     }
     return GA_OK;
 }
@@ -184,18 +185,12 @@ static ga_status get_texts(const ga_weights *weights, const char *path, ga_probe
     info->version = (uint32_t)version;
     GA_TRY(get_steps(weights, path, info, error));
     GA_TRY(get_double(weights, path, "reward_scale", &probe->reward_scale, error));
-    for (size_t i = 0; i < NUMBER_FIELDS; i++) {
-        const number_field *field = &number_fields[i];
-        char *at = (char *)info + field->offset;
-        double real = 0.0;
-        int64_t whole = 0;
-        if (field->integer) {
-            GA_TRY(get_integer(weights, path, field->key, 0, INT64_MAX, &whole, error));
-            memcpy(at, &whole, sizeof whole);
-        } else {
-            GA_TRY(get_double(weights, path, field->key, &real, error));
-            memcpy(at, &real, sizeof real);
-        }
+    number_field fields[NUMBER_FIELDS];
+    list_numbers(info, fields);
+    for (int i = 0; i < NUMBER_FIELDS; i++) {
+        GA_TRY(fields[i].whole != NULL
+                   ? get_integer(weights, path, fields[i].key, 0, INT64_MAX, fields[i].whole, error)
+                   : get_double(weights, path, fields[i].key, fields[i].real, error));
     }
     if (info->calibration.sigma_r2 < 0.0 || info->calibration.tau2 < 0.0 || info->calibration.slope < 0.0) {
         return missing(path, "calibration", error);
