@@ -1,0 +1,703 @@
+#include "tests/unit/support.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "grpo_accel/base/arena.h"
+#include "grpo_accel/compute/half.h"
+#include "grpo_accel/compute/tensor.h"
+#include "grpo_accel/feature/feature.h"
+#include "grpo_accel/feature/guidance.h"
+#include "grpo_accel/feature/latent.h"
+#include "grpo_accel/feature/pool.h"
+#include "grpo_accel/feature/read.h"
+
+/* ---- tensors of every kind ---- */
+
+/* A tensor with its memory: values as doubles, stored in `dtype`, dimensions laid out in the order of
+ * `order`. */
+typedef struct stored {
+    ga_tensor view;
+    double *values; /* row-major, as the dtype rounds them */
+    void *memory;
+} stored;
+
+static double store_value(int32_t dtype, void *memory, int64_t place, float value) {
+    if (dtype == GA_F32) {
+        ((float *)memory)[place] = value;
+        return (double)value;
+    }
+    const uint16_t bits = dtype == GA_F16 ? ga_half_from_float(value) : ga_bfloat_from_float(value);
+    ((uint16_t *)memory)[place] = bits;
+    return (double)(dtype == GA_F16 ? ga_half_to_float(bits) : ga_bfloat_to_float(bits));
+}
+
+/* Normal values times `scale`. order[0] varies slowest in memory; every stride has one element of padding. */
+static stored make_stored(
+    ga_random *random, int32_t dtype, const int64_t shape[4], const int order[4], double scale) {
+    stored made;
+    memset(&made, 0, sizeof made);
+    made.view = ga_tensor_make(NULL, (ga_dtype)dtype, 4, shape);
+    int64_t size = 1;
+    for (int i = 3; i >= 0; i--) {
+        made.view.strides[order[i]] = size;
+        size = size * shape[order[i]] + (i == 3);
+    }
+    const int64_t count = shape[0] * shape[1] * shape[2] * shape[3];
+    made.values = malloc((size_t)count * sizeof(double));
+    made.memory = calloc((size_t)size + 8, 4);
+    assert_true(made.values != NULL && made.memory != NULL);
+    made.view.data = made.memory;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t rest = i, place = 0;
+        for (int d = 3; d >= 0; d--) {
+            place += rest % shape[d] * made.view.strides[d];
+            rest /= shape[d];
+        }
+        made.values[i] = store_value(dtype, made.memory, place, (float)(ga_random_normal(random) * scale));
+    }
+    return made;
+}
+
+static void free_stored(stored *made) {
+    free(made->values);
+    free(made->memory);
+}
+
+static const int natural_order[4] = {0, 1, 2, 3};
+static const int token_order[4] = {0, 2, 1, 3}; /* [B, N, H, D], as newer diffusers have it */
+static const int odd_order[4] = {3, 1, 0, 2};
+
+/* ---- attention against the definition ---- */
+
+typedef struct attention_case {
+    const char *name;
+    int32_t held_rows, heads, image_tokens, image_keys, text_tokens, head_size;
+    int32_t dtype;
+    const int *order;
+    double scale; /* of queries: spread of the logits */
+    int mask;     /* 0: none, 1: by row, 2: shared, 3: all masked */
+    double tolerance;
+} attention_case;
+
+static const attention_case attention_cases[] = {
+    {"plain", 2, 3, 16, 16, 7, 8, GA_F32, natural_order, 1, 0, 1e-5},
+    {"several tiles", 1, 2, 300, 577, 77, 64, GA_F32, natural_order, 1, 1, 1e-5},
+    {"odd sizes", 3, 1, 131, 129, 257, 5, GA_F32, odd_order, 1, 1, 1e-5},
+    {"tokens before heads", 2, 4, 35, 35, 9, 16, GA_F32, token_order, 1, 2, 1e-5},
+    {"fp16", 2, 2, 20, 20, 11, 12, GA_F16, natural_order, 1, 1, 1e-5},
+    {"bf16", 2, 2, 20, 20, 11, 12, GA_BF16, token_order, 1, 1, 1e-5},
+    {"cross-attention", 2, 2, 64, 0, 77, 8, GA_F32, natural_order, 1, 1, 1e-5},
+    {"cross-attention without mask", 2, 2, 30, 0, 5, 8, GA_F16, odd_order, 2, 0, 1e-5},
+    {"all masked", 2, 2, 9, 9, 5, 4, GA_F32, natural_order, 1, 3, 1e-5},
+    {"one of everything", 1, 1, 1, 1, 1, 1, GA_F32, natural_order, 1, 0, 1e-5},
+    {"large logits", 2, 2, 40, 40, 13, 16, GA_F32, natural_order, 60, 1, 2e-3},
+    {"equal logits", 1, 2, 10, 10, 6, 8, GA_F32, natural_order, 0, 0, 1e-5},
+};
+
+typedef struct attention_inputs {
+    stored query, key_image, key_text;
+    uint8_t *content;
+} attention_inputs;
+
+static attention_inputs make_inputs(const attention_case *what, ga_random *random) {
+    attention_inputs made;
+    const int64_t query[4] = {what->held_rows, what->heads, what->image_tokens, what->head_size};
+    const int64_t image[4] = {
+        what->held_rows, what->heads, what->image_keys > 0 ? what->image_keys : 1, what->head_size};
+    const int64_t text[4] = {what->held_rows, what->heads, what->text_tokens, what->head_size};
+    made.query = make_stored(random, what->dtype, query, what->order, what->scale);
+    made.key_image = make_stored(random, what->dtype, image, what->order, 1);
+    made.key_text = make_stored(random, what->dtype, text, what->order, 1);
+    const size_t count = (size_t)(what->held_rows * what->text_tokens);
+    made.content = malloc(count);
+    assert_non_null(made.content);
+    for (size_t i = 0; i < count; i++) {
+        made.content[i] = what->mask == 3 ? 0 : ga_random_below(random, 3) != 0;
+    }
+    return made;
+}
+
+static ga_attention_views views_of(const attention_case *what, const attention_inputs *inputs) {
+    return (ga_attention_views){.rows = what->held_rows,
+        .heads = what->heads,
+        .image_tokens = what->image_tokens,
+        .text_tokens = what->text_tokens,
+        .head_size = what->head_size,
+        .query = &inputs->query.view,
+        .key_image = what->image_keys > 0 ? &inputs->key_image.view : NULL,
+        .key_text = &inputs->key_text.view,
+        .content = what->mask == 0 ? NULL : inputs->content,
+        .content_is_shared = what->mask == 2};
+}
+
+static double dot(const double *a, const double *b, int32_t count) {
+    double sum = 0;
+    for (int32_t i = 0; i < count; i++) {
+        sum += a[i] * b[i];
+    }
+    return sum;
+}
+
+/* Adds one head's softmax over all keys, text part only, to probability[text tokens]. */
+static void naive_head(const attention_case *what, const attention_inputs *inputs, int32_t row, int32_t head,
+    int32_t token, double *probability) {
+    const int32_t d = what->head_size, keys = what->text_tokens + what->image_keys;
+    const int64_t block = (int64_t)row * what->heads + head;
+    const double *q = inputs->query.values + (block * what->image_tokens + token) * d;
+    double *logits = malloc((size_t)keys * sizeof *logits);
+    double highest = -INFINITY, sum = 0;
+    assert_non_null(logits);
+    for (int32_t j = 0; j < keys; j++) {
+        const int32_t image = j - what->text_tokens;
+        const double *k = image < 0 ? inputs->key_text.values + (block * what->text_tokens + j) * d
+                                    : inputs->key_image.values + (block * what->image_keys + image) * d;
+        logits[j] = dot(q, k, d) / sqrt((double)d);
+        highest = fmax(highest, logits[j]);
+    }
+    for (int32_t j = 0; j < keys; j++) {
+        sum += exp(logits[j] - highest);
+    }
+    for (int32_t j = 0; j < what->text_tokens; j++) {
+        probability[j] += exp(logits[j] - highest) / sum / what->heads;
+    }
+    free(logits);
+}
+
+static void naive_statistics(
+    const attention_case *what, const attention_inputs *inputs, int32_t row, int32_t token, double out[4]) {
+    double *p = calloc((size_t)what->text_tokens, sizeof *p);
+    assert_non_null(p);
+    for (int32_t head = 0; head < what->heads; head++) {
+        naive_head(what, inputs, row, head, token, p);
+    }
+    double text = 0, content = 0, square = 0, maximum = 0, entropy = 0;
+    int count = 0;
+    for (int32_t j = 0; j < what->text_tokens; j++) {
+        p[j] = p[j] < 1e-37 ? 0 : p[j]; /* fp32 has no smaller ones */
+    }
+    for (int32_t j = 0; j < what->text_tokens; j++) {
+        const int32_t place = what->mask == 2 ? j : row * what->text_tokens + j;
+        const bool is_content = what->mask == 0 || inputs->content[place] != 0;
+        text += p[j];
+        content += is_content ? p[j] : 0;
+        square += is_content ? p[j] * p[j] : 0;
+        maximum = is_content ? fmax(maximum, p[j]) : maximum;
+        count += is_content;
+    }
+    for (int32_t j = 0; j < what->text_tokens; j++) {
+        const int32_t place = what->mask == 2 ? j : row * what->text_tokens + j;
+        const bool is_content = what->mask == 0 || inputs->content[place] != 0;
+        entropy -= is_content && p[j] > 0 ? p[j] / content * log(p[j] / content) : 0;
+    }
+    const double mean = count > 0 ? content / count : 0;
+    out[GA_ATTENTION_MASS] = what->image_keys > 0 ? text : content;
+    out[GA_ATTENTION_ENTROPY] = entropy;
+    out[GA_ATTENTION_MAXIMUM] = maximum;
+    out[GA_ATTENTION_SPREAD] = content > 0 ? sqrt(fmax(square / count - mean * mean, 0)) / mean : 0;
+    free(p);
+}
+
+static void expect_row(
+    const attention_case *what, const attention_inputs *inputs, int32_t row, const ga_attention_maps *maps) {
+    for (int32_t token = 0; token < what->image_tokens; token++) {
+        double expected[4];
+        naive_statistics(what, inputs, row, token, expected);
+        for (int k = 0; k < 4; k++) {
+            const double found = (double)maps->maps[k][token];
+            /* a spread of nearly equal values is a difference of nearly equal squares */
+            const double tolerance = k == GA_ATTENTION_SPREAD ? 1e-3 + what->tolerance : what->tolerance;
+            if (!(fabs(found - expected[k]) <= tolerance * fmax(1, fabs(expected[k])))) {
+                fail_msg("%s: row %d, token %d, statistic %d: %.9g, expected %.9g", what->name, row, token, k,
+                    found, expected[k]);
+            }
+        }
+    }
+}
+
+static void attention_is_as_defined(void **state) {
+    (void)state;
+    ga_random random = test_random(1);
+    for (size_t i = 0; i < sizeof attention_cases / sizeof *attention_cases; i++) {
+        const attention_case *what = &attention_cases[i];
+        attention_inputs inputs = make_inputs(what, &random);
+        const ga_attention_views views = views_of(what, &inputs);
+        ga_error error;
+        ga_error_clear(&error);
+        test_ok(ga_attention_check(&views, &error), &error);
+        const size_t floats = ga_attention_workspace_floats(&views);
+        const size_t tokens = (size_t)what->image_tokens;
+        float *workspace = malloc(floats * sizeof(float)), *maps = malloc(4 * tokens * sizeof(float));
+        assert_true(workspace != NULL && maps != NULL);
+        const ga_attention_maps out = {{maps, maps + tokens, maps + 2 * tokens, maps + 3 * tokens}};
+        for (int32_t row = 0; row < what->held_rows; row++) {
+            test_ok(ga_attention_row(&views, row, ga_compute_native(), workspace, &out, &error), &error);
+            expect_row(what, &inputs, row, &out);
+        }
+        free(workspace);
+        free(maps);
+        free(inputs.content);
+        free_stored(&inputs.query);
+        free_stored(&inputs.key_image);
+        free_stored(&inputs.key_text);
+    }
+}
+
+static void rows_are_chosen_by_index(void **state) {
+    (void)state;
+    const attention_case what = {"index", 5, 2, 6, 6, 4, 8, GA_F32, natural_order, 1, 1, 1e-5};
+    ga_random random = test_random(2);
+    attention_inputs inputs = make_inputs(&what, &random);
+    ga_attention_views views = views_of(&what, &inputs);
+    const int32_t index[] = {4, 2};
+    views.rows = 2;
+    views.row_index = index;
+    float workspace[65536], maps[24];
+    assert_true(ga_attention_workspace_floats(&views) <= 65536);
+    const ga_attention_maps out = {{maps, maps + 6, maps + 12, maps + 18}};
+    for (int32_t i = 0; i < 2; i++) {
+        test_ok(ga_attention_row(&views, i, ga_compute_native(), workspace, &out, NULL), NULL);
+        expect_row(&what, &inputs, index[i], &out);
+    }
+    views.row_index = (const int32_t[]){0, 5};
+    assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
+    views.row_index = NULL;
+    views.rows = 6;
+    assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
+    views.rows = 5;
+    views.statistics = 16;
+    assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
+    free(inputs.content);
+    free_stored(&inputs.query);
+    free_stored(&inputs.key_image);
+    free_stored(&inputs.key_text);
+}
+
+static void workspace_does_not_grow_with_the_image(void **state) {
+    (void)state;
+    ga_attention_views views = {
+        .rows = 1, .heads = 24, .image_tokens = 64, .text_tokens = 205, .head_size = 64};
+    const size_t floats = ga_attention_workspace_floats(&views);
+    views.image_tokens = 16384;
+    assert_int_equal(ga_attention_workspace_floats(&views), floats);
+    assert_true(floats * sizeof(float) < 1 << 20);
+}
+
+static void bad_values_stay_local(void **state) {
+    (void)state;
+    const attention_case what = {"nan", 2, 2, 8, 8, 4, 8, GA_F32, natural_order, 1, 0, 1e-5};
+    ga_random random = test_random(3);
+    attention_inputs inputs = make_inputs(&what, &random);
+    ((float *)inputs.query.memory)[3 * inputs.query.view.strides[2]] = NAN; /* row 0, head 0, token 3 */
+    ((float *)inputs.query.memory)[5 * inputs.query.view.strides[2]] = INFINITY;
+    const ga_attention_views views = views_of(&what, &inputs);
+    float workspace[65536], maps[32];
+    const ga_attention_maps out = {{maps, maps + 8, maps + 16, maps + 24}};
+    test_ok(ga_attention_row(&views, 0, ga_compute_native(), workspace, &out, NULL), NULL);
+    for (int token = 0; token < 8; token++) {
+        for (int k = 0; k < 4; k++) {
+            const bool bad = token == 3 || token == 5;
+            assert_true(bad ? isnan(maps[k * 8 + token]) : isfinite(maps[k * 8 + token]));
+        }
+    }
+    free(inputs.content);
+    free_stored(&inputs.query);
+    free_stored(&inputs.key_image);
+    free_stored(&inputs.key_text);
+}
+
+/* ---- pooling, latents ---- */
+
+/* Each pixel split into out_height × out_width equal parts: then every cell is a whole number of parts. */
+static double naive_cell(const float *map, int32_t height, int32_t width, int32_t out_height,
+    int32_t out_width, int32_t y, int32_t x) {
+    double sum = 0;
+    for (int32_t i = 0; i < height; i++) {
+        for (int32_t j = 0; j < width; j++) {
+            sum += (double)map[((y * height + i) / out_height) * width + (x * width + j) / out_width];
+        }
+    }
+    return sum / height / width;
+}
+
+static void pooling_keeps_areas(void **state) {
+    (void)state;
+    static const int32_t sizes[][4] = {{16, 16, 16, 16}, {32, 32, 16, 16}, {5, 7, 3, 4}, {17, 13, 16, 5},
+        {9, 1, 4, 1}, {3, 3, 1, 1}, {8, 90, 8, 16}};
+    ga_random random = test_random(4);
+    float map[1024], out[256];
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        const int32_t *size = sizes[s];
+        double mean = 0, out_mean = 0;
+        for (int32_t i = 0; i < size[0] * size[1]; i++) {
+            map[i] = (float)ga_random_normal(&random);
+            mean += (double)map[i] / (size[0] * size[1]);
+        }
+        test_ok(ga_pool_area(map, size[0], size[1], size[2], size[3], out, NULL), NULL);
+        for (int32_t y = 0; y < size[2]; y++) {
+            for (int32_t x = 0; x < size[3]; x++) {
+                const double expected = naive_cell(map, size[0], size[1], size[2], size[3], y, x);
+                assert_true(fabs((double)out[y * size[3] + x] - expected) < 1e-6);
+                out_mean += (double)out[y * size[3] + x] / (size[2] * size[3]);
+            }
+        }
+        assert_true(fabs(mean - out_mean) < 1e-6);
+    }
+    assert_int_equal(ga_pool_area(map, 4, 4, 5, 4, out, NULL), GA_ERR_ARGUMENT); /* never enlarged */
+    assert_int_equal(ga_pool_area(map, 4, 4, 4, 0, out, NULL), GA_ERR_ARGUMENT);
+}
+
+static void previews_follow_the_flow(void **state) {
+    (void)state;
+    const int64_t shape[4] = {3, 4, 5, 7};
+    const int *const orders[] = {natural_order, token_order, odd_order};
+    const int32_t dtypes[] = {GA_F32, GA_F16, GA_BF16};
+    ga_random random = test_random(5);
+    for (int i = 0; i < 3; i++) {
+        stored latent = make_stored(&random, dtypes[i], shape, orders[i], 1);
+        stored velocity = make_stored(&random, dtypes[2 - i], shape, orders[2 - i], 1);
+        test_ok(ga_latent_check(&latent.view, &velocity.view, 0.7, NULL), NULL);
+        float plane[35], workspace[70], map[35];
+        for (int32_t row = 0; row < 3; row++) {
+            double differences[35] = {0};
+            for (int32_t c = 0; c < 4; c++) {
+                ga_latent_preview(&latent.view, &velocity.view, 0.7, row, c, workspace, plane);
+                for (int32_t k = 0; k < 35; k++) {
+                    const int32_t at = (row * 4 + c) * 35 + k;
+                    assert_true(
+                        fabs((double)plane[k] - (latent.values[at] - 0.7 * velocity.values[at])) < 1e-6);
+                    differences[k] += fabs(latent.values[at] - velocity.values[at]) / 4;
+                }
+            }
+            test_ok(ga_guidance_check(&latent.view, &velocity.view, NULL), NULL);
+            ga_guidance_difference(&latent.view, &velocity.view, row, workspace, map);
+            for (int32_t k = 0; k < 35; k++) {
+                assert_true(fabs((double)map[k] - differences[k]) < 1e-6);
+            }
+        }
+        assert_int_equal(ga_latent_check(&latent.view, &velocity.view, -1, NULL), GA_ERR_ARGUMENT);
+        velocity.view.shape[3] = 6;
+        assert_int_equal(ga_latent_check(&latent.view, &velocity.view, 0.7, NULL), GA_ERR_ARGUMENT);
+        free_stored(&latent);
+        free_stored(&velocity);
+    }
+}
+
+/* ---- schema and block ---- */
+
+static ga_feature_options full_options(void) {
+    return (ga_feature_options){.inputs = GA_INPUT_BIT(GA_INPUT_ATTENTION) | GA_INPUT_BIT(GA_INPUT_X0) |
+                                          GA_INPUT_BIT(GA_INPUT_CFG) | GA_INPUT_BIT(GA_INPUT_PROMPT) |
+                                          GA_INPUT_BIT(GA_INPUT_PREVIEW),
+        .map_size = 16,
+        .attention_blocks = 2,
+        .token_height = 3,
+        .token_width = 8,
+        .latent_channels = 4,
+        .latent_height = 6,
+        .latent_width = 16,
+        .prompt_values = 5,
+        .preview_scores = 1};
+}
+
+static void schemas_are_laid_out(void **state) {
+    (void)state;
+    ga_feature_options options = full_options();
+    ga_feature_schema schema, other;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_feature_schema_make(&options, &schema, &error), &error);
+    static const int32_t expected[5][5] = {{GA_INPUT_ATTENTION, 6, 3, 8, 0}, {GA_INPUT_X0, 4, 3, 8, 144},
+        {GA_INPUT_CFG, 1, 3, 8, 240}, {GA_INPUT_PROMPT, 5, 1, 1, 264}, {GA_INPUT_PREVIEW, 1, 1, 1, 269}};
+    assert_int_equal(schema.input_count, 5);
+    for (int i = 0; i < 5; i++) {
+        const ga_input_shape *shape = &schema.inputs[i];
+        const int32_t found[5] = {
+            (int32_t)shape->input, shape->channels, shape->height, shape->width, shape->offset};
+        assert_memory_equal(found, expected[i], sizeof found);
+    }
+    assert_int_equal(schema.values_per_row, 270);
+    assert_true(schema.id != 0);
+    test_ok(ga_feature_schema_make(&options, &other, &error), &error);
+    assert_memory_equal(&schema, &other, sizeof schema);
+    options.attention_statistics =
+        GA_ATTENTION_BIT(GA_ATTENTION_MASS) | GA_ATTENTION_BIT(GA_ATTENTION_ENTROPY) |
+        GA_ATTENTION_BIT(GA_ATTENTION_SPREAD); /* as many channels, another meaning */
+    test_ok(ga_feature_schema_make(&options, &other, &error), &error);
+    assert_int_equal(other.values_per_row, 270);
+    assert_true(other.id != schema.id);
+    options.map_size = 2;
+    test_ok(ga_feature_schema_make(&options, &other, &error), &error);
+    assert_int_equal(other.inputs[1].height, 2);
+    assert_int_equal(other.inputs[1].width, 2);
+}
+
+static void impossible_schemas_are_refused(void **state) {
+    (void)state;
+    ga_feature_schema schema;
+    ga_feature_options options = full_options();
+    options.inputs = 0;
+    assert_int_equal(ga_feature_schema_make(&options, &schema, NULL), GA_ERR_ARGUMENT);
+    options.inputs = 1u << 9;
+    assert_int_equal(ga_feature_schema_make(&options, &schema, NULL), GA_ERR_ARGUMENT);
+    options = full_options();
+    options.map_size = 0;
+    assert_int_equal(ga_feature_schema_make(&options, &schema, NULL), GA_ERR_ARGUMENT);
+    options = full_options();
+    options.token_width = 0;
+    ga_error error;
+    ga_error_clear(&error);
+    assert_int_equal(ga_feature_schema_make(&options, &schema, &error), GA_ERR_ARGUMENT);
+    assert_non_null(strstr(error.message, "attention_blocks is 3 × 0"));
+    options = full_options();
+    options.preview_scores = 0;
+    ga_error_clear(&error);
+    assert_int_equal(ga_feature_schema_make(&options, &schema, &error), GA_ERR_ARGUMENT);
+    assert_non_null(strstr(error.message, "preview_scores"));
+    options = full_options();
+    options.attention_statistics = 64;
+    assert_int_equal(ga_feature_schema_make(&options, &schema, NULL), GA_ERR_ARGUMENT);
+}
+
+/* A block of `rows` with its schema. */
+typedef struct block_case {
+    ga_feature_schema schema;
+    ga_feature_block block;
+    ga_arena *arena;
+} block_case;
+
+static void make_block(block_case *made, const ga_feature_options *options, int32_t rows) {
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_feature_schema_make(options, &made->schema, &error), &error);
+    made->block.schema = &made->schema;
+    made->block.rows = rows;
+    made->block.values = calloc((size_t)(rows * made->schema.values_per_row), sizeof(ga_half));
+    made->arena = ga_arena_create(0);
+    assert_true(made->block.values != NULL && made->arena != NULL);
+    ga_feature_clear(&made->block);
+}
+
+static void free_block(block_case *made) {
+    free(made->block.values);
+    ga_arena_destroy(&made->arena);
+}
+
+static float value_at(const block_case *made, int32_t row, int32_t place) {
+    return ga_half_to_float(made->block.values[row * made->schema.values_per_row + place]);
+}
+
+static void attention_goes_into_its_channels(void **state) {
+    (void)state;
+    const attention_case what = {"block", 2, 2, 24, 24, 6, 8, GA_F16, natural_order, 1, 1, 1e-5};
+    ga_feature_options options = full_options();
+    options.map_size = 2;
+    block_case made;
+    make_block(&made, &options, 2);
+    ga_random random = test_random(6);
+    attention_inputs inputs = make_inputs(&what, &random);
+    const ga_attention_views views = views_of(&what, &inputs);
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_feature_put_attention(&made.block, 1, &views, 3, 8, NULL, made.arena, &error), &error);
+    for (int32_t row = 0; row < 2; row++) {
+        float map[3][24], pooled[4];
+        for (int32_t token = 0; token < 24; token++) {
+            double s[4];
+            naive_statistics(&what, &inputs, row, token, s);
+            for (int k = 0; k < 3; k++) {
+                map[k][token] = (float)s[k];
+            }
+        }
+        for (int k = 0; k < 3; k++) {
+            test_ok(ga_pool_area(map[k], 3, 8, 2, 2, pooled, NULL), NULL);
+            for (int j = 0; j < 4; j++) {
+                assert_true(isnan(value_at(&made, row, k * 4 + j))); /* tap 0 was not put */
+                const double found = (double)value_at(&made, row, 12 + k * 4 + j);
+                assert_true(fabs(found - (double)pooled[j]) < 1e-3 * fmax(1, fabs((double)pooled[j])));
+            }
+        }
+    }
+    assert_int_equal(
+        ga_feature_put_attention(&made.block, 2, &views, 3, 8, NULL, made.arena, NULL), GA_ERR_ARGUMENT);
+    assert_int_equal(
+        ga_feature_put_attention(&made.block, -1, &views, 3, 8, NULL, made.arena, NULL), GA_ERR_ARGUMENT);
+    assert_int_equal(
+        ga_feature_put_attention(&made.block, 1, &views, 5, 5, NULL, made.arena, NULL), GA_ERR_ARGUMENT);
+    made.block.rows = 1;
+    assert_int_equal(
+        ga_feature_put_attention(&made.block, 1, &views, 3, 8, NULL, made.arena, NULL), GA_ERR_ARGUMENT);
+    free(inputs.content);
+    free_stored(&inputs.query);
+    free_stored(&inputs.key_image);
+    free_stored(&inputs.key_text);
+    free_block(&made);
+}
+
+static void latents_and_scores_go_into_theirs(void **state) {
+    (void)state;
+    const ga_feature_options options = full_options();
+    block_case made;
+    make_block(&made, &options, 2);
+    ga_random random = test_random(7);
+    const int64_t shape[4] = {2, 4, 6, 16}, vector_shape[4] = {1, 1, 2, 5};
+    stored latent = make_stored(&random, GA_BF16, shape, token_order, 1);
+    stored velocity = make_stored(&random, GA_F32, shape, natural_order, 1);
+    stored vectors = make_stored(&random, GA_F16, vector_shape, natural_order, 1);
+    ga_tensor vector_view = ga_tensor_make(vectors.memory, GA_F16, 2, (const int64_t[]){2, 5});
+    vector_view.strides[0] = vectors.view.strides[2];
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_feature_put_x0(&made.block, &latent.view, &velocity.view, 0.5, made.arena, &error), &error);
+    test_ok(ga_feature_put_guidance(&made.block, &latent.view, &velocity.view, made.arena, &error), &error);
+    test_ok(ga_feature_put_vectors(&made.block, GA_INPUT_PROMPT, &vector_view, made.arena, &error), &error);
+    const double scores[2] = {0.75, NAN};
+    test_ok(ga_feature_put_scalars(&made.block, GA_INPUT_PREVIEW, scores, 1, &error), &error);
+    for (int32_t row = 0; row < 2; row++) {
+        for (int32_t y = 0; y < 3; y++) {
+            for (int32_t x = 0; x < 8; x++) { /* cells are 2 × 2 pixels */
+                double cfg = 0;
+                for (int32_t c = 0; c < 4; c++) {
+                    double x0 = 0;
+                    for (int32_t k = 0; k < 4; k++) {
+                        const int32_t at = ((row * 4 + c) * 6 + 2 * y + k / 2) * 16 + 2 * x + k % 2;
+                        x0 += (latent.values[at] - 0.5 * velocity.values[at]) / 4;
+                        cfg += fabs(latent.values[at] - velocity.values[at]) / 16;
+                    }
+                    assert_true(fabs((double)value_at(&made, row, 144 + c * 24 + y * 8 + x) - x0) < 3e-3);
+                }
+                assert_true(fabs((double)value_at(&made, row, 240 + y * 8 + x) - cfg) < 3e-3);
+            }
+        }
+        for (int32_t i = 0; i < 5; i++) {
+            assert_true((double)value_at(&made, row, 264 + i) == vectors.values[row * 5 + i]);
+        }
+    }
+    assert_true(value_at(&made, 0, 269) == 0.75f && isnan(value_at(&made, 1, 269)));
+    free_stored(&latent);
+    free_stored(&velocity);
+    free_stored(&vectors);
+    free_block(&made);
+}
+
+static void values_are_saturated(void **state) {
+    (void)state;
+    const ga_feature_options options = {
+        .inputs = GA_INPUT_BIT(GA_INPUT_PREVIEW), .map_size = 1, .preview_scores = 6};
+    block_case made;
+    make_block(&made, &options, 1);
+    const double scores[6] = {1e6, -1e6, INFINITY, -INFINITY, 65519.0, 1e-9};
+    test_ok(ga_feature_put_scalars(&made.block, GA_INPUT_PREVIEW, scores, 6, NULL), NULL);
+    static const float expected[6] = {65504, -65504, 65504, -65504, 65504, 0};
+    for (int i = 0; i < 6; i++) {
+        assert_true(value_at(&made, 0, i) == expected[i]);
+    }
+    assert_int_equal(ga_feature_put_scalars(&made.block, GA_INPUT_PREVIEW, scores, 5, NULL), GA_ERR_ARGUMENT);
+    assert_int_equal(
+        ga_feature_put_scalars(&made.block, GA_INPUT_LOOKAHEAD, scores, 6, NULL), GA_ERR_ARGUMENT);
+    free_block(&made);
+}
+
+/* ---- shared states ---- */
+
+static void fill_rows(block_case *made, const int *states) {
+    for (int32_t row = 0; row < made->block.rows; row++) {
+        ga_random random = test_random(100 + (uint64_t)states[row]);
+        for (int32_t i = 0; i < made->schema.values_per_row; i++) {
+            made->block.values[row * made->schema.values_per_row + i] =
+                ga_half_from_float((float)ga_random_normal(&random));
+        }
+    }
+}
+
+static ga_shared_state judge(const block_case *made, const uint64_t *groups) {
+    ga_shared_state shared;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_feature_shared_state(&made->block, groups, &shared, &error), &error);
+    return shared;
+}
+
+static void shared_states_are_found(void **state) {
+    (void)state;
+    const ga_feature_options options = full_options();
+    block_case made;
+    make_block(&made, &options, 8);
+    const uint64_t groups[8] = {5, 5, 9, 9, 5, 9, UINT64_MAX, 7};
+    fill_rows(&made, (const int[]){1, 1, 2, 3, 1, 4, 1, 1});
+    ga_shared_state shared = judge(&made, groups);
+    assert_int_equal(shared.groups, 2); /* rows alone in their group say nothing */
+    assert_int_equal(shared.shared_groups, 1);
+    assert_int_equal(shared.shared_rows, 3);
+    made.block.values[144] = ga_half_from_float(ga_half_to_float(made.block.values[144]) + 1e-3f);
+    shared = judge(&made, groups); /* the order of sums may differ */
+    assert_int_equal(shared.shared_groups, 1);
+    made.block.values[144] = ga_half_from_float(ga_half_to_float(made.block.values[144]) + 0.1f);
+    shared = judge(&made, groups);
+    assert_int_equal(shared.shared_groups, 0);
+    fill_rows(&made, (const int[]){1, 1, 2, 2, 1, 2, 1, 1});
+    shared = judge(&made, groups);
+    assert_int_equal(shared.shared_groups, 2);
+    made.block.values[269] = ga_half_from_float(3.0f); /* a score is no state */
+    shared = judge(&made, groups);
+    assert_int_equal(shared.shared_groups, 2);
+    made.block.values[200] = 0x7e00; /* what is not known is not judged */
+    shared = judge(&made, groups);
+    assert_int_equal(shared.groups, 1);
+    assert_int_equal(shared.shared_groups, 1);
+    free_block(&made);
+}
+
+static void scores_alone_are_not_judged(void **state) {
+    (void)state;
+    const ga_feature_options options = {
+        .inputs = GA_INPUT_BIT(GA_INPUT_PREVIEW), .map_size = 1, .preview_scores = 1};
+    block_case made;
+    make_block(&made, &options, 4);
+    const double scores[4] = {1, 1, 1, 1};
+    const uint64_t groups[4] = {1, 1, 1, 1};
+    test_ok(ga_feature_put_scalars(&made.block, GA_INPUT_PREVIEW, scores, 1, NULL), NULL);
+    const ga_shared_state shared = judge(&made, groups);
+    assert_int_equal(shared.groups, 0);
+    assert_int_equal(shared.shared_groups, 0);
+    free_block(&made);
+}
+
+static void unreadable_views_are_named(void **state) {
+    (void)state;
+    float values[16] = {0};
+    ga_tensor view = ga_tensor_make(values, GA_F32, 4, (const int64_t[]){1, 2, 2, 4});
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_read_check(&view, "thing", 4, &error), &error);
+    assert_int_equal(ga_read_check(&view, "thing", 3, &error), GA_ERR_ARGUMENT);
+    assert_non_null(strstr(error.message, "thing"));
+    view.dtype = GA_F64;
+    assert_int_equal(ga_read_check(&view, "thing", 4, NULL), GA_ERR_ARGUMENT);
+    view.dtype = GA_F32;
+    view.device = GA_DEVICE_CUDA;
+    assert_int_equal(ga_read_check(&view, "thing", 4, NULL), GA_ERR_ARGUMENT);
+    view.device = GA_DEVICE_CPU;
+    view.shape[1] = 0;
+    assert_int_equal(ga_read_check(&view, "thing", 4, NULL), GA_ERR_ARGUMENT);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(attention_is_as_defined),
+        cmocka_unit_test(rows_are_chosen_by_index),
+        cmocka_unit_test(workspace_does_not_grow_with_the_image),
+        cmocka_unit_test(bad_values_stay_local),
+        cmocka_unit_test(pooling_keeps_areas),
+        cmocka_unit_test(previews_follow_the_flow),
+        cmocka_unit_test(schemas_are_laid_out),
+        cmocka_unit_test(impossible_schemas_are_refused),
+        cmocka_unit_test(attention_goes_into_its_channels),
+        cmocka_unit_test(latents_and_scores_go_into_theirs),
+        cmocka_unit_test(values_are_saturated),
+        cmocka_unit_test(shared_states_are_found),
+        cmocka_unit_test(scores_alone_are_not_judged),
+        cmocka_unit_test(unreadable_views_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
