@@ -9,6 +9,7 @@
 #define QUERY_TILE 128
 #define KEY_TILE 256
 #define LANES 8
+#define EXP_BLOCK 64
 
 /* Pieces of the workspace. T = QUERY_TILE, D = head size, N = text tokens. */
 typedef struct tiles {
@@ -123,12 +124,29 @@ static tiles divide_workspace(const ga_attention_views *views, float *workspace)
 /* ---- exponentials ----------------------------------------------------------------------------------------
  */
 
-/* e^x for x ≤ 0, relative error below 3e-7, 0 … 1; NaN stays NaN. No branches and no calls, so that loops
- * over it become vector code: 2^n from the bits of a rounded float, e^r by its Taylor series, |r| ≤ ln(2)/2.
+static inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/*
+ * e^x for x ≤ 0, relative error below 3e-7; 0 below −87; NaN stays NaN. 2^n from the bits of a rounded float,
+ * e^r by its Taylor series, |r| ≤ ln(2)/2. No calls, and masks where a comparison of floats would be a jump,
+ * so that loops over it become vector code.
  */
 static inline float exp_negative(float x) {
-    const float rounder = 12582912.0f; /* 1.5 · 2²³: adding it rounds to a whole number */
-    const float bounded = x < -87.0f ? -87.0f : x;
+    const uint32_t lowest = 0xc2ae0000u, minus_infinity = 0xff800000u; /* −87 */
+    const float rounder = 12582912.0f; /* 1.5 · 2²³ = 0x4b400000: adding it rounds to a whole number */
+    const uint32_t bits = bits_of(x);
+    const uint32_t below = 0u - (uint32_t)((bits > lowest) & (bits <= minus_infinity));
+    const float bounded = float_of((bits & ~below) | (lowest & below));
     const float shifted = bounded * 1.44269504f + rounder;
     const float n = shifted - rounder;
     const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -139,12 +157,8 @@ static inline float exp_negative(float x) {
     series = series * r + 0.5f;
     series = series * r + 1.0f;
     series = series * r + 1.0f;
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits - 0x4b400000u + 127u) << 23; /* rounder is 0x4b400000 */
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return x < -87.0f ? 0.0f : series * power;
+    const float power = float_of((bits_of(shifted) - 0x4b400000u + 127u) << 23);
+    return float_of(bits_of(series * power) & ~below);
 }
 
 static float highest_of(const float *values, int32_t count) {
@@ -170,17 +184,22 @@ static float highest_of(const float *values, int32_t count) {
 
 /* Σ exp(value − shift), in LANES partial sums: a fixed order, so the same on every machine. */
 static float sum_exp(const float *values, int32_t count, float shift) {
-    float lanes[LANES] = {0};
-    int32_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        for (int l = 0; l < LANES; l++) {
-            lanes[l] += exp_negative(values[i + l] - shift);
+    float lanes[LANES] = {0}, powers[EXP_BLOCK];
+    for (int32_t first = 0; first < count; first += EXP_BLOCK) {
+        const int32_t size = smaller(EXP_BLOCK, count - first);
+        for (int32_t i = 0; i < size; i++) {
+            powers[i] = exp_negative(values[first + i] - shift);
+        }
+        for (int32_t i = size; i < EXP_BLOCK; i++) {
+            powers[i] = 0.0f;
+        }
+        for (int32_t i = 0; i < EXP_BLOCK; i += LANES) {
+            for (int l = 0; l < LANES; l++) {
+                lanes[l] += powers[i + l];
+            }
         }
     }
     float sum = 0;
-    for (; i < count; i++) {
-        sum += exp_negative(values[i] - shift);
-    }
     for (int l = 0; l < LANES; l++) {
         sum += lanes[l];
     }
