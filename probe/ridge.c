@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* Penalties per row, in units where a feature's variance is 1; the last is "no weights". */
-static const double penalties[] = {1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, INFINITY};
+static const double penalties[] = {1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0, INFINITY};
 #define PENALTIES (sizeof penalties / sizeof penalties[0])
 
 /* Rows that one product takes together. */
@@ -126,14 +126,15 @@ ga_status ga_ridge_moments(const ga_grouped *grouped, const float *features, con
 /* Sums of products of one regression, one set for each fold. One block of memory, at gram. */
 typedef struct normal_system {
     int32_t count;
-    double *gram;   /* [folds, count, count] */
-    double *right;  /* [folds, count] */
-    double *square; /* [folds] Σ w·target² */
-    double *weight; /* [folds] Σ w */
-    int64_t floats; /* of the block */
+    const float *penalty; /* [count] relative */
+    double *gram;         /* [folds, count, count] */
+    double *right;        /* [folds, count] */
+    double *square;       /* [folds] Σ w·target² */
+    double *weight;       /* [folds] Σ w */
+    int64_t floats;       /* of the block */
 } normal_system;
 
-static ga_status system_create(int32_t count, normal_system *system, ga_error *error) {
+static ga_status system_create(int32_t count, const float *penalty, normal_system *system, ga_error *error) {
     const size_t square = (size_t)count * (size_t)count;
     const size_t total = GA_FOLDS * (square + (size_t)count + 2);
     double *block = calloc(total, sizeof *block);
@@ -141,6 +142,7 @@ static ga_status system_create(int32_t count, normal_system *system, ga_error *e
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the normal equations of %d features", count);
     }
     *system = (normal_system){.count = count,
+        .penalty = penalty,
         .gram = block,
         .right = block + GA_FOLDS * square,
         .square = block + GA_FOLDS * (square + (size_t)count),
@@ -242,7 +244,7 @@ static bool system_solve(
         }
     }
     for (size_t i = 0; i < n; i++) {
-        matrix[i * n + i] += penalty * weight + 1e-9;
+        matrix[i * n + i] += penalty * (double)system->penalty[i] * weight + 1e-9;
     }
     if (!cholesky(matrix, system->count)) {
         return false;
@@ -444,10 +446,11 @@ static ga_status fit_level(const ga_grouped *grouped, const float *features, con
 }
 
 ga_status ga_ridge_fit(const ga_grouped *grouped, const float *features, const uint8_t *varies,
-    const ga_compute *compute, const ga_reduce *reduce, ga_ridge *ridge, ga_error *error) {
+    const float *penalty, const ga_compute *compute, const ga_reduce *reduce, ga_ridge *ridge,
+    ga_error *error) {
     normal_system system = {0};
     row_buffer buffer = {0};
-    GA_TRY(system_create(ridge->count, &system, error));
+    GA_TRY(system_create(ridge->count, penalty, &system, error));
     ga_status status = buffer_create(ridge->count, &buffer, error);
     if (status != GA_OK) {
         goto free_system;

@@ -42,6 +42,7 @@ ga_status ga_ridge_moments(const ga_grouped *grouped, const float *features, con
  * noise gives a ridge of zeros. Collective when `reduce` has a sum. GA_ERR_MEMORY, GA_ERR_DATA.
  */
 ga_status ga_ridge_fit(const ga_grouped *grouped, const float *features, const uint8_t *varies,
-    const ga_compute *compute, const ga_reduce *reduce, ga_ridge *ridge, ga_error *error);
+    const float *penalty, const ga_compute *compute, const ga_reduce *reduce, ga_ridge *ridge,
+    ga_error *error);
 
 #endif

@@ -41,6 +41,7 @@ typedef struct fitter {
     int32_t *order;
     int32_t piece_count, next;
     uint64_t epoch;
+    ga_random noise;
     int64_t step;
     double bias; /* mean offset of the targets, in units of the scale */
     double loss_sum;
@@ -143,6 +144,8 @@ static ga_status fitter_create(const ga_fit *fit, ga_probe *probe, fitter *f, ga
             (long long)f->parameter_count);
     }
     GA_TRY(ga_network_pass_create(&probe->network, probe->compute, batch_rows, true, &f->pass, error));
+    const uint64_t rank = (uint64_t)fit->callbacks->reduce.rank;
+    f->noise = ga_random_make(fit->options->seed, 1 + rank, GA_STREAM_WEIGHTS); /* batch 0 draws the start */
     ga_network_initialise(&probe->network, fit->options->seed, f->parameters);
     memcpy(f->average, f->parameters, (size_t)f->parameter_count * sizeof(float));
     memcpy(f->best, f->parameters, (size_t)f->parameter_count * sizeof(float));
@@ -167,6 +170,30 @@ static int32_t next_piece(fitter *f) {
     return f->order[f->next];
 }
 
+/* Uniform noise of standard deviation `deviation`: as good a guard as normal noise, and quick. */
+static void add_noise(ga_random *random, double deviation, int64_t count, float *values) {
+    const float width = (float)(deviation * sqrt(12.0) * 0x1p-32);
+    const float half = (float)(deviation * sqrt(3.0));
+    for (int64_t i = 0; i < count && deviation > 0.0; i++) {
+        values[i] += width * (float)ga_random_u32(random) - half;
+    }
+}
+
+/* Makes a row a little different each time it is seen: what can't be learned by heart must be understood. */
+static void disturb_row(fitter *f, float *maps, float *scalars) {
+    const ga_inputs *inputs = &f->probe->inputs;
+    const ga_train_options *options = f->fit->options;
+    const int64_t positions = (int64_t)inputs->height * inputs->width;
+    for (int32_t channel = 0; channel < inputs->map_channels; channel++, maps += positions) {
+        if (ga_random_uniform(&f->noise) < options->channel_drop) {
+            memset(maps, 0, (size_t)positions * sizeof *maps);
+        } else {
+            add_noise(&f->noise, options->input_noise, positions, maps);
+        }
+    }
+    add_noise(&f->noise, options->input_noise, inputs->scalar_count, scalars);
+}
+
 /* Row `from` of the part into place `to` of the batch. */
 static void take_row(fitter *f, int64_t from, int32_t to) {
     const ga_fit *fit = f->fit;
@@ -174,12 +201,14 @@ static void take_row(fitter *f, int64_t from, int32_t to) {
     fit_batch *batch = &f->batch;
     const int64_t row = fit->train->rows[from];
     const size_t map = (size_t)inputs->map_channels * (size_t)inputs->height * (size_t)inputs->width;
+    float *maps = batch->maps + (size_t)to * map;
+    float *scalars = batch->scalars + (size_t)to * (size_t)inputs->scalar_count;
     if (map > 0) {
-        const ga_half *features = fit->dataset->features + row * inputs->schema.values_per_row;
-        ga_probe_prepare_maps(f->probe, features, f->row, batch->maps + (size_t)to * map);
+        ga_probe_prepare_maps(
+            f->probe, fit->dataset->features + row * inputs->schema.values_per_row, f->row, maps);
     }
-    ga_inputs_scalars(inputs, fit->pooled + from * inputs->pooled_count,
-        batch->scalars + (size_t)to * (size_t)inputs->scalar_count);
+    ga_inputs_scalars(inputs, fit->pooled + from * inputs->pooled_count, scalars);
+    disturb_row(f, maps, scalars);
     const double scale = f->probe->reward_scale;
     batch->log_sigma[to] = ga_inputs_log_sigma((double)fit->dataset->sigma[row]);
     batch->base[to] = (float)((double)fit->train_score[from] / scale);

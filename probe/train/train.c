@@ -15,6 +15,9 @@
 /* Rows that the moments of the maps are taken from. */
 #define MAP_ROWS_MAX 2048
 
+/* Share of the ridge's penalty that a score among the inputs pays. */
+#define SCORE_PENALTY 0.01f
+
 /* Standard deviations at which a map's value is clipped. */
 #define MAP_CLIP 6.0f
 
@@ -27,6 +30,7 @@ typedef struct trainer {
     ga_split split;
     ga_probe *probe;
     uint8_t *varies;      /* [pooled_count] */
+    float *penalty;       /* [pooled_count] of the ridge, relative */
     float *pooled;        /* [train rows, pooled_count] standardised */
     float *score, *level; /* [train or held rows, whichever is more] */
     float *ridge_copy;    /* [2 · pooled_count] the fitted ridge, while others are tried in its place */
@@ -43,6 +47,8 @@ ga_train_options ga_train_options_default(void) {
         .batch_rows = 128,
         .learning_rate = 2e-3,
         .weight_decay = 0.05,
+        .input_noise = 0.7,
+        .channel_drop = 0.1,
         .held_share = 0.3,
         .weight_max = 10.0,
         .loss = {.centred = 1.0, .ranked = 0.5, .raw = 0.02},
@@ -64,7 +70,9 @@ static ga_status check_options(const ga_train_options *options, ga_error *error)
         }
     }
     if (!(options->held_share > 0.0 && options->held_share < 1.0) || !(options->weight_max >= 1.0) ||
-        options->rounds_max < 0 || !(options->learning_rate >= 0.0) || !(options->weight_decay >= 0.0)) {
+        options->rounds_max < 0 || !(options->input_noise >= 0.0) ||
+        !(options->channel_drop >= 0.0 && options->channel_drop < 1.0) || !(options->learning_rate >= 0.0) ||
+        !(options->weight_decay >= 0.0)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
             "training options: held share %g must be in (0, 1), weight limit %g at least 1, rounds %d and "
             "rates not negative",
@@ -83,10 +91,12 @@ static ga_status take_memory(trainer *t, ga_error *error) {
             POOLED_MAX);
     }
     t->varies = calloc(pooled, 1);
+    t->penalty = malloc(pooled * sizeof(float));
     t->pooled = malloc(train * pooled * sizeof(float));
     t->score = malloc(2 * rows * sizeof(float));
     t->ridge_copy = malloc(2 * pooled * sizeof(float));
-    if (t->varies == NULL || t->pooled == NULL || t->score == NULL || t->ridge_copy == NULL) {
+    if (t->varies == NULL || t->penalty == NULL || t->pooled == NULL || t->score == NULL ||
+        t->ridge_copy == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory to train on %zu rows of %zu features", train, pooled);
     }
     t->level = t->score + rows;
@@ -95,6 +105,7 @@ static ga_status take_memory(trainer *t, ga_error *error) {
 
 static void release(trainer *t) {
     free(t->varies);
+    free(t->penalty);
     free(t->pooled);
     free(t->score);
     free(t->ridge_copy);
@@ -210,10 +221,29 @@ static void predict_train(trainer *t) {
     }
 }
 
+/* Inputs that are a score of the final image already; the rest must prove itself beside them. */
+static const ga_input score_inputs[] = {GA_INPUT_PREVIEW, GA_INPUT_LOOKAHEAD, GA_INPUT_DISTILLED};
+#define SCORE_INPUTS (sizeof score_inputs / sizeof score_inputs[0])
+
+/* With one penalty for all, a hundred features of noise would drown the one score that counts. */
+static void set_penalties(trainer *t) {
+    for (int32_t i = 0; i < t->probe->inputs.pooled_count; i++) {
+        t->penalty[i] = 1.0f;
+    }
+    for (size_t k = 0; k < SCORE_INPUTS; k++) {
+        int32_t values;
+        const int32_t first = ga_inputs_place(&t->probe->inputs, score_inputs[k], &values);
+        for (int32_t i = 0; i < values; i++) {
+            t->penalty[first + i] = SCORE_PENALTY;
+        }
+    }
+}
+
 static ga_status learn_ridge(trainer *t, ga_error *error) {
     ga_ridge *ridge = &t->probe->ridge;
-    GA_TRY(ga_ridge_fit(
-        &t->split.train.grouped, t->pooled, t->varies, t->compute, &t->callbacks.reduce, ridge, error));
+    set_penalties(t);
+    GA_TRY(ga_ridge_fit(&t->split.train.grouped, t->pooled, t->varies, t->penalty, t->compute,
+        &t->callbacks.reduce, ridge, error));
     memcpy(t->ridge_copy, ridge->within, 2 * (size_t)ridge->count * sizeof(float));
     t->report.lambda_within = ridge->lambda_within;
     t->report.lambda_level = ridge->lambda_level;
@@ -235,13 +265,12 @@ static ga_status judge_place(trainer *t, int32_t place, double *spearman_out, ga
 
 /* The scalar among those that are a score already which orders the training groups best. */
 static ga_status choose_scalar(trainer *t, ga_error *error) {
-    static const ga_input scores[] = {GA_INPUT_PREVIEW, GA_INPUT_LOOKAHEAD, GA_INPUT_DISTILLED};
     double best = 0.0;
     t->scalar_place = -1;
     t->report.scalar = GA_INPUT_COUNT;
-    for (size_t k = 0; k < sizeof scores / sizeof scores[0]; k++) {
+    for (size_t k = 0; k < SCORE_INPUTS; k++) {
         int32_t values;
-        const int32_t first = ga_inputs_place(&t->probe->inputs, scores[k], &values);
+        const int32_t first = ga_inputs_place(&t->probe->inputs, score_inputs[k], &values);
         for (int32_t i = 0; i < values; i++) {
             double spearman;
             GA_TRY(judge_place(t, first + i, &spearman, error));
@@ -249,7 +278,7 @@ static ga_status choose_scalar(trainer *t, ga_error *error) {
                 best = fabs(spearman);
                 t->scalar_place = first + i;
                 t->scalar_sign = spearman < 0.0 ? -1.0f : 1.0f;
-                t->report.scalar = scores[k];
+                t->report.scalar = score_inputs[k];
             }
         }
     }

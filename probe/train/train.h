@@ -31,8 +31,11 @@ typedef struct ga_train_options {
     int32_t patience_rounds;
     int32_t batch_rows;
     double learning_rate, weight_decay;
-    double held_share; /* of the groups, half to stop the training and half for the figures */
-    double weight_max; /* clip of 1/π */
+    double input_noise;  /* standard deviation added to standardised inputs while training: a guard against
+                            learning by heart */
+    double channel_drop; /* share of map channels that a row is trained without */
+    double held_share;   /* of the groups, half to stop the training and half for the figures */
+    double weight_max;   /* clip of 1/π */
     ga_loss loss;
     int32_t resamples;     /* bootstrap of the interval */
     const ga_clock *clock; /* NULL: the system's */

@@ -289,6 +289,8 @@ typedef struct planted {
     ga_grouped grouped;
 } planted;
 
+static const float equal_penalties[FEATURES] = {1.0f, 1.0f, 1.0f, 1.0f};
+
 /* target = 3 + .5·f0 − .2·f1 + .8·f2 + N(0, τ² = .09) a group + N(0, σ² = .04) a row */
 static planted *make_planted(void) {
     planted *p = calloc(1, sizeof *p);
@@ -356,7 +358,9 @@ static void ridge_finds_what_was_planted(void **state) {
         ga_moments_apply(&moments, &p->features[i * FEATURES]);
         assert_true(p->features[i * FEATURES + 3] == 0.0f);
     }
-    test_ok(ga_ridge_fit(&p->grouped, p->features, varies, ga_compute_native(), NULL, &ridge, NULL), NULL);
+    test_ok(ga_ridge_fit(
+                &p->grouped, p->features, varies, equal_penalties, ga_compute_native(), NULL, &ridge, NULL),
+        NULL);
     const double scale = (double)moments.scale[0], small = (double)moments.scale[1] / 0.1;
     assert_true(fabs((double)ridge.within[0] / scale - 0.5) < 0.03);
     assert_true(fabs((double)ridge.within[1] / small + 0.2) < 0.03);
@@ -386,12 +390,16 @@ static void ridge_of_noise_is_nearly_nothing(void **state) {
             p->features[i * FEATURES + k] = (float)ga_random_normal(&random);
         }
     }
-    test_ok(ga_ridge_fit(&p->grouped, p->features, varies, ga_compute_native(), NULL, &ridge, NULL), NULL);
+    test_ok(ga_ridge_fit(
+                &p->grouped, p->features, varies, equal_penalties, ga_compute_native(), NULL, &ridge, NULL),
+        NULL);
     for (int k = 0; k < FEATURES; k++) {
         assert_true(fabsf(ridge.within[k]) < 0.1f);
     }
     memset(p->features, 0, sizeof p->features); /* no information at all */
-    test_ok(ga_ridge_fit(&p->grouped, p->features, varies, ga_compute_native(), NULL, &ridge, NULL), NULL);
+    test_ok(ga_ridge_fit(
+                &p->grouped, p->features, varies, equal_penalties, ga_compute_native(), NULL, &ridge, NULL),
+        NULL);
     for (int k = 0; k < FEATURES; k++) {
         assert_true(ridge.within[k] == 0.0f && ridge.level[k] == 0.0f);
     }
