@@ -22,9 +22,9 @@ SAMPLES = 6
 
 
 def chosen_prompts() -> list[str]:
-    """The first held-out prompts of every kind."""
-    prompts = load_prompts("test")
-    return [p for kind in KINDS for p in [q for q in prompts if parse(q).kind == kind][: PER_KIND[kind]]]
+    """Held-out prompts of every kind, evenly spaced in the list."""
+    by_kind = {kind: [prompt for prompt in load_prompts("test") if parse(prompt).kind == kind] for kind in KINDS}
+    return [by_kind[kind][len(by_kind[kind]) * i // count] for kind, count in PER_KIND.items() for i in range(count)]
 
 
 def draw_sheet(images: torch.Tensor, rewards: list[float], prompts: list[str], path: Path) -> None:
@@ -36,7 +36,7 @@ def draw_sheet(images: torch.Tensor, rewards: list[float], prompts: list[str], p
         for column in range(SAMPLES):
             index = row * SAMPLES + column
             axis = axes[row, column + 1]
-            axis.imshow(images[index].permute(1, 2, 0), interpolation="nearest")
+            axis.imshow(images[index].permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set_title(f"{rewards[index]:.2f}", fontsize=8, pad=2)
     for axis in axes.flat:
         axis.axis("off")
