@@ -75,8 +75,8 @@ def train_vae(images: torch.Tensor, log: Path) -> AutoencoderKL:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=VAE_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     start, seen = time.time(), torch.Generator().manual_seed(1)
     for step in range(VAE_STEPS):
-        progress = step / VAE_STEPS
-        optimizer.param_groups[0]["lr"] = VAE_RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
+        fade = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / VAE_STEPS))
+        optimizer.param_groups[0]["lr"] = VAE_RATE * fade
         batch = images[torch.randint(len(images), (VAE_BATCH,), generator=seen)]
         posterior = vae.encode(batch).latent_dist
         output = vae.decode(posterior.sample()).sample
@@ -88,7 +88,8 @@ def train_vae(images: torch.Tensor, log: Path) -> AutoencoderKL:
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0 or step == VAE_STEPS - 1:
-            log_line(log, stage="vae", step=step, l1=F.l1_loss(output, batch).item(), kl=kl.item(), seconds=time.time() - start)
+            values = {"l1": F.l1_loss(output, batch).item(), "kl": kl.item(), "seconds": time.time() - start}
+            log_line(log, stage="vae", step=step, **values)
     vae.eval()
     latents = encode(vae, images[:2048])
     vae.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1.0 / latents.std().item())
