@@ -1,6 +1,6 @@
 #include "tests/unit/support.h"
 
-#include <float.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -636,6 +636,19 @@ static void no_rows_is_no_work(void **state) {
     free(workspace);
 }
 
+/* Nobody shares this process's OpenBLAS: then it is ours to set. */
+static void blas_of_our_own_uses_one_thread(void **state) {
+    (void)state;
+    (void)ga_compute_native();
+    void *address = dlsym(RTLD_DEFAULT, "openblas_get_num_threads");
+    int (*count)(void) = NULL;
+    if (address == NULL) {
+        skip(); /* linked statically: not to be seen from here */
+    }
+    memcpy(&count, &address, sizeof count);
+    assert_int_equal(count(), 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(half_round_trip_of_all_values),
@@ -654,6 +667,7 @@ int main(void) {
         cmocka_unit_test(pool_shift_and_accumulate),
         cmocka_unit_test(adamw_equals_a_literal_reference),
         cmocka_unit_test(no_rows_is_no_work),
+        cmocka_unit_test(blas_of_our_own_uses_one_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
