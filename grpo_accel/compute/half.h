@@ -14,7 +14,7 @@ float ga_bfloat_to_float(uint16_t value);
 uint16_t ga_bfloat_from_float(float value);
 
 /* Arrays of count values; source and target must not overlap. */
-void ga_half_to_float_array(const ga_half *restrict source, float *restrict target, size_t count);
-void ga_half_from_float_array(const float *restrict source, ga_half *restrict target, size_t count);
+void ga_half_to_float_array(const ga_half *source, float *target, size_t count);
+void ga_half_from_float_array(const float *source, ga_half *target, size_t count);
 
 #endif
