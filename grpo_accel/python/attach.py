@@ -8,7 +8,6 @@ import importlib.abc
 import importlib.util
 import inspect
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ from pathlib import Path
 from . import previews, rewards, taps_sd3
 from .library import INPUTS, MODES, Session
 from .proxy import PipelineProxy, Rollout
-
-log = logging.getLogger("grpo_accel")
 
 TAPS = (taps_sd3,)
 PATCHES = "flow_grpo.diffusers_patch."
@@ -27,15 +24,12 @@ REWARD_MODULE = "flow_grpo.rewards"
 TRACKER_MODULE = "flow_grpo.stat_tracking"
 SEAM_MODULES = (*PIPELINE_MODULES, *ENCODER_MODULES, REWARD_MODULE, TRACKER_MODULE)
 
-_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+_LEVELS = ("error", "warning", "info", "debug")
 
 
 def _write_log(level: int, line: str) -> None:
-    """Lines of the C library: through logging if the host configured it, else to standard error."""
-    if logging.getLogger().handlers or log.handlers:
-        log.log(_LEVELS[level], "%s", line)
-    else:
-        print(f"grpo_accel: {line}", file=sys.stderr, flush=True)
+    """A line of ours, whatever the host did with its own logging."""
+    print(f"grpo_accel: {_LEVELS[level]}: {line}", file=sys.stderr, flush=True)
 
 
 class Runtime:
@@ -60,8 +54,13 @@ class Runtime:
         self._t5_tokens = None
         self._content_masks = {}
         self._undo = []
+        self._finder = None
 
     # ------------------------------------------------------------------ what the wraps ask
+
+    def is_active(self) -> bool:
+        """False once the session has given up: everything passes through untouched then."""
+        return MODES[self.session.info().mode] in ("shadow", "prune")
 
     def wants(self, name: str) -> bool:
         return name in self.inputs
@@ -120,7 +119,7 @@ class Runtime:
 
     def degrade(self, what: str, error: Exception) -> None:
         """Something of ours failed: the host goes on, and one warning says what was lost."""
-        self.warn_once(what, f"warning: {what} ({type(error).__name__}: {error}); the job goes on")
+        self.warn_once(what, f"{what} ({type(error).__name__}: {error}); the job goes on")
 
     # ------------------------------------------------------------------ wraps
 
@@ -128,7 +127,7 @@ class Runtime:
         for taps in TAPS:
             if type(pipeline).__name__ in taps.PIPELINES:
                 return taps
-        self.warn_once("pipeline", f"warning: {type(pipeline).__name__} is not a pipeline that can be accelerated; it runs as it is")
+        self.warn_once("pipeline", f"{type(pipeline).__name__} is not a pipeline that can be accelerated; it runs as it is")
         return None
 
     def wrap_pipeline(self, function):
@@ -137,12 +136,13 @@ class Runtime:
 
         @functools.wraps(function)
         def wrapped(pipeline, *args, **kwargs):
-            taps = self.taps_of(pipeline) if _is_rollout(signature, pipeline, args, kwargs) else None
+            active = _is_rollout(signature, pipeline, args, kwargs) and self.is_active()
+            taps = self.taps_of(pipeline) if active else None
             if taps is None:
                 return function(pipeline, *args, **kwargs)
             prompts, metadata = self._prompts_of_batch(signature, pipeline, args, kwargs)
             if prompts is None:
-                self.warn_once("prompts", "warning: the prompts of a batch are not known, so it is not accelerated")
+                self.warn_once("prompts", "the prompts of a batch are not known, so it is not accelerated")
                 return function(pipeline, *args, **kwargs)
             rollout = Rollout(self, taps, pipeline, prompts, metadata)
             try:
@@ -303,5 +303,6 @@ def attach(config: str, overrides=()):
     if runtime.mode == "off":
         runtime.session.close(True)
         return _Detached()
-    runtime.install()
+    if runtime.is_active():
+        runtime.install()
     return runtime

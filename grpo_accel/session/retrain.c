@@ -18,7 +18,7 @@
 #include "probe/train/train.h"
 
 enum {
-    NICENESS = 10,          /* of the training's thread: it must not hold up a rollout */
+    NICENESS = 5,           /* of the training's thread: it must not hold up a rollout */
     MEETING_SECONDS = 120,  /* for every rank's rows to be on disk */
     TRAINING_SECONDS = 1800 /* for a training in the foreground */
 };

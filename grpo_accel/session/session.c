@@ -184,7 +184,7 @@ static void settle(ga_session *session, const hello *ranks, const ga_error *own_
     }
     if (without_probe >= 0) {
         drop_probe(session);
-        if (without_probe == session->rank) {
+        if (without_probe == session->rank && why.status == GA_OK) {
             ga_log(GA_LOG_WARNING, "nothing is pruned until a probe is trained: %s", own_error->message);
         }
     }

@@ -140,7 +140,9 @@ def test_a_scorer_that_raises_on_one_rank_leaves_the_batch_unpruned(model, tmp_p
     (tmp_path / "patch").mkdir()
     (tmp_path / "patch" / "sitecustomize.py").write_text(FAULTY_SCORER.format(root=str(attached.ROOT)))
     config = attached.write_config(tmp_path / "accel.yaml", mode="prune", decision=RANDOM_HALF, probe="{inputs: [preview]}")
-    process, lines = attached.run(tmp_path / "out", config, model, PYTHONPATH=str(tmp_path / "patch"))
+    process, lines = attached.run(
+        tmp_path / "out", config, model, "--config.eval_freq=0", PYTHONPATH=str(tmp_path / "patch")
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     found = attached.warnings(process)
     assert sum("this scorer is ill" in line for line in found) == 1, found
