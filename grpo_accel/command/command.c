@@ -59,18 +59,25 @@ const ga_command ga_commands[] = {
         "mpirun's, and becomes the Python interpreter: the exit code is the script's own. The interpreter "
         "is\n"
         "$GRPO_ACCEL_PYTHON, else the one beside grpo-accel, else python3. GRPO_ACCEL_DISABLE=1 runs the\n"
-        "script as if grpo_accel were not installed.",
+        "script as if grpo_accel were not installed. Warnings begin with 'grpo_accel: warning:'; "
+        "GRPO_ACCEL_LOG=error,\n"
+        "warning, info or debug says how much is written.",
         run_options, 0, 0, true, ga_command_run},
 #if defined(GA_HAVE_TRAIN)
     {"train", "--data FOLDER --out FILE [--config FILE] [--seed N] [--seconds-max S]",
         "train a probe from a record",
-        "Reads the newest retrain.window_rows rows of the record, splits them by prompt group and time, "
-        "trains\n"
-        "ridge and network, and writes the better probe.",
+        "Reads the newest updates with at least retrain.window_rows rows and holds out the prompts seen "
+        "last.\n"
+        "Three kinds compete: scalar (one score alone, such as the preview's), ridge, and network (on top "
+        "of the\n"
+        "ridge). The one that orders the held-out prompts' rollouts best is written. Ctrl-C ends the "
+        "training with\n"
+        "the best so far. Without --config it learns the record's decision step.",
         train_options, 0, 0, false, ga_command_train},
     {"evaluate", "--probe FILE --data FOLDER [--report FOLDER] [--gate RHO]",
         "judge a probe on a record, within prompt groups",
-        "Give it a record that the probe was not trained on: on its own it looks better than it is.\n"
+        "Give it a record that the probe was not trained on: on its own it looks better than it is. Of a\n"
+        "record with stopped rows only audited ones are taken.\n"
         "Exit code 1 when the lower bound of the within-group Spearman is not above the gate. Figures "
         "called\n"
         "pooled mix prompts: they say how well prompts are told apart, not rollouts of one prompt.",
@@ -86,8 +93,8 @@ const ga_command ga_commands[] = {
 #endif
     {"config dump", "[--config FILE] [--set KEY=VALUE]...",
         "what is in force, and where each value came from",
-        "Defaults, then the file, then GRPO_ACCEL_SECTION__KEY, then --set.", config_options, 0, 0, false,
-        ga_command_config_dump},
+        "Defaults, then the file, then GRPO_ACCEL_SECTION__KEY from the environment, then --set.",
+        config_options, 0, 0, false, ga_command_config_dump},
     {"config check", "FILE [--set KEY=VALUE]...", "is a configuration right?",
         "Exit code 2 with file:line:column, the key and the nearest key when it is not.", check_options, 1, 1,
         false, ga_command_config_check},

@@ -326,8 +326,20 @@ static const char docs_head[] =
     "force and where each value came from, `grpo-accel config schema` prints a JSON Schema for editors. "
     "`configs/` holds examples.\n\n"
     "All ranks must agree on every value but those of `run_dir` and `metrics`: a fingerprint of the others "
-    "is "
-    "compared when a run begins.\n";
+    "is compared when a run begins and in every exchange.\n\n"
+    "These environment variables are no keys:\n\n"
+    "| variable | meaning |\n|---|---|\n"
+    "| `GRPO_ACCEL_CONFIG` | the configuration's path for `python -m grpo_accel.launch`; `grpo-accel run` "
+    "sets "
+    "it from `--config` |\n"
+    "| `GRPO_ACCEL_LOG` | `error`, `warning`, `info` (default) or `debug`: how much is written to standard "
+    "error |\n"
+    "| `GRPO_ACCEL_DISABLE` | `1`: attach nothing |\n"
+    "| `GRPO_ACCEL_LIBRARY` | path of `libgrpo_accel.so`, instead of the one beside the Python package |\n"
+    "| `GRPO_ACCEL_PYTHON` | interpreter of `grpo-accel run`, instead of the one beside the program or "
+    "`python3` |\n"
+    "| `GRPO_ACCEL_SAVE_PREVIEWS` | a number: rank 0 keeps the previews of so many batches of each update in "
+    "`run_dir/previews`, images and prompts in clear text (default 0) |\n";
 
 /* A table cell ends at a bar. */
 static void write_cell(const char *text, FILE *out) {

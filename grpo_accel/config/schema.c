@@ -25,7 +25,8 @@ const ga_schema_entry ga_schema[] = {
         "Where the record, the probes and the metrics of this run are written.", FIELD(run_dir)},
 
     {"decision.step", GA_SCHEMA_STEPS, GA_SCHEMA_MAY_BE_AUTO, 1, 10000, NULL, "denoising steps", "3",
-        "Decide after so many denoising steps. Lists (racing) and auto come with a later version.",
+        "Decide after so many denoising steps; the next step still runs for all rows, for its signals. "
+        "Lists (racing) and auto come with a later version.",
         FIELD(decision.step)},
     {"decision.sigma", GA_SCHEMA_REAL, GA_SCHEMA_MAY_BE_NULL | GA_SCHEMA_ABOVE_MIN, 0, 1, NULL, "sigma",
         "null", "Instead of step: the first step at or below this noise level. Comes with a later version.",
@@ -37,9 +38,9 @@ const ga_schema_entry ga_schema[] = {
     {"decision.policy", GA_SCHEMA_WORD, 0, 0, 0, "extremes neyman topk random threshold budget", "",
         "extremes",
         "Which rows are kept. extremes: the largest expected squared advantage. topk: the highest "
-        "predictions "
-        "of each group (the paper's; biases the group's mean). random: by chance. threshold: those past "
-        "decision.threshold. neyman and budget come with a later version.",
+        "predictions relative to their group (the paper's; biases the group's mean). random: by chance, "
+        "needs no probe. threshold: those past decision.threshold, on each rank the same number, whatever "
+        "decision.keep is. neyman and budget come with a later version.",
         FIELD(decision.policy)},
     {"decision.threshold.kind", GA_SCHEMA_WORD, 0, 0, 0, "absolute quantile advantage", "", "quantile",
         "Of policy threshold: a predicted reward, a quantile of the batch's predictions, or a predicted "
@@ -55,14 +56,17 @@ const ga_schema_entry ga_schema[] = {
         "one standard deviation, 2 where by the group's.",
         FIELD(decision.min_group)},
     {"decision.audit", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of batches", "0.1",
-        "Share of batches whose rows are kept by chance alone: what honest figures are measured on.",
+        "Share of pruned batches whose rows are kept by chance alone: what honest figures are measured on.",
         FIELD(decision.audit)},
     {"decision.timeout_seconds", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN, 0, 3600, NULL, "seconds", "10",
-        "How long a rank waits for the others at the decision before it keeps all its rows of the batch.",
+        "How long a rank waits for the others at the decision before it keeps all its rows of the batch; "
+        "at the end of an update six times as long.",
         FIELD(decision.timeout_seconds)},
 
     {"probe.path", GA_SCHEMA_TEXT, GA_SCHEMA_MAY_BE_NULL, 0, 0, NULL, "file", "null",
-        "Trained probe (safetensors). null: start in shadow and learn from the record.", FIELD(probe.path)},
+        "Trained probe (safetensors). null: the newest in run_dir/probes; while there is none, watch and "
+        "learn one from the record.",
+        FIELD(probe.path)},
     {"probe.inputs", GA_SCHEMA_INPUTS, GA_SCHEMA_MAY_BE_AUTO, 0, 0,
         "attention x0 cfg hidden prompt preview lookahead distilled", "", "[attention, x0, preview]",
         "What the probe sees: cross-attention maps, the preview latent x0, the host's score of the decoded "
@@ -104,30 +108,38 @@ const ga_schema_entry ga_schema[] = {
         "Updates between two trainings of the probe; 0: never. Without a record nothing is trained.",
         FIELD(retrain.every_updates)},
     {"retrain.on_drift", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
-        "Train also as soon as features or scores have drifted.", FIELD(retrain.on_drift)},
+        "Train also as soon as features or scores have drifted. Comes with a later version; no effect yet.",
+        FIELD(retrain.on_drift)},
     {"retrain.background", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
         "Train beside the rollouts; false: every rank waits for the training, so that a run repeats exactly.",
         FIELD(retrain.background)},
     {"retrain.window_rows", GA_SCHEMA_INTEGER, 0, 64, 10000000, NULL, "rows", "20000",
-        "A training reads so many of the newest rows.", FIELD(retrain.window_rows)},
+        "A training reads the newest whole updates with at least so many rows.", FIELD(retrain.window_rows)},
 
     {"guard.confidence", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN | GA_SCHEMA_BELOW_MAX, 0.5, 1, NULL,
-        "probability", "0.95", "Of all intervals and bounds.", FIELD(guard.confidence)},
+        "probability", "0.95", "Of the guard's bounds. Comes with a later version; no effect yet.",
+        FIELD(guard.confidence)},
     {"guard.lost_extremes_max", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of extremes", "0.2",
-        "Pruning stops when more of the true extremes than this would be lost.",
+        "Pruning stops when more of the true extremes than this would be lost. Comes with a later version; "
+        "no effect yet.",
         FIELD(guard.lost_extremes_max)},
     {"guard.slowdown_max", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of rollout", "0.02",
-        "Pruning stops when our own seconds exceed this share of the rollout's without being earned back.",
+        "Pruning stops when our own seconds exceed this share of the rollout's without being earned back. "
+        "Comes with a later version; no effect yet.",
         FIELD(guard.slowdown_max)},
 
     {"record.enabled", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
         "Log features, predictions and rewards to HDF5.", FIELD(record.enabled)},
     {"record.segment_rows", GA_SCHEMA_INTEGER, 0, 1, 65536, NULL, "rows", "2048",
-        "Rows of one HDF5 segment; what a killed rank can lose.", FIELD(record.segment_rows)},
+        "Rows of one HDF5 segment, which is written at the latest a minute after its first row; what a "
+        "killed rank can lose.",
+        FIELD(record.segment_rows)},
     {"record.prompts", GA_SCHEMA_WORD, 0, 0, 0, "hash text", "", "hash",
         "hash: only a digest of the prompt is stored. text: the prompt too.", FIELD(record.prompts)},
     {"record.finals", GA_SCHEMA_WORD, 0, 0, 0, "none latent image", "", "none",
-        "Store the final latent or image of kept rows, for scoring them again later.", FIELD(record.finals)},
+        "Store the final latent or image of kept rows, for scoring them again later. Comes with a later "
+        "version; no effect yet.",
+        FIELD(record.finals)},
 
     {"distributed.transport", GA_SCHEMA_WORD, 0, 0, 0, "auto mpi nccl torch local", "", "auto",
         "How ranks agree. auto: MPI under mpirun, else local. local: each process alone. nccl and torch come "
@@ -135,10 +147,11 @@ const ga_schema_entry ga_schema[] = {
         FIELD(distributed.transport)},
 
     {"metrics.wandb", GA_SCHEMA_WORD, GA_SCHEMA_OWN_TO_RANK, 0, 0, "auto true false", "", "auto",
-        "Add prune/*, probe/*, record/* to the host's wandb run. auto: when there is one.",
+        "Add prune/*, probe/*, seconds/*, comm/*, record/* to the host's wandb run. auto: when there is one. "
+        "true and false come with a later version; no effect yet.",
         FIELD(metrics.wandb)},
     {"metrics.jsonl", GA_SCHEMA_BOOLEAN, GA_SCHEMA_OWN_TO_RANK, 0, 0, NULL, "", "true",
-        "Write run_dir/metrics.jsonl.", FIELD(metrics.jsonl)},
+        "Write run_dir/metrics.jsonl, a line an update.", FIELD(metrics.jsonl)},
 };
 
 const size_t ga_schema_count = sizeof ga_schema / sizeof ga_schema[0];
