@@ -93,11 +93,17 @@ class Runtime:
         return self._content_masks[key]
 
     def decided(self, rollout) -> None:
-        if self.preview_batches > len(self.open_rollouts) - 1 and self.rank == 0 and rollout.preview_images is not None:
+        """Keeps the previews of an update's first batches where that was asked for (GRPO_ACCEL_SAVE_PREVIEWS)."""
+        batch = len(self.open_rollouts) - 1
+        if batch >= self.preview_batches or self.rank != 0 or rollout.preview_images is None:
+            return
+        try:
             previews.save(
-                self.run_dir / "previews", self.session.info().updates, len(self.open_rollouts) - 1, rollout.preview_images,
-                rollout.prompts, rollout.decision.prediction, rollout.decision.kept, rollout.preview_scores,
+                self.run_dir / "previews", self.session.info().updates, batch, rollout.preview_images, rollout.prompts,
+                rollout.decision.prediction, rollout.decision.kept, rollout.preview_scores,
             )
+        except OSError as error:
+            self.degrade("previews could not be saved", error)
 
     def update_ended(self) -> None:
         self.open_rollouts.clear()

@@ -247,10 +247,11 @@ class Rollout:
         started = time.perf_counter()
         try:
             self.decision = self.batch.decide()
-            self.runtime.decided(self)
         except Exception as error:
             self.runtime.degrade("the ranks could not agree on a batch, so it is not pruned", error)
         self.own_seconds += time.perf_counter() - started
+        if self.decision is not None:
+            self.runtime.decided(self)
 
     # ------------------------------------------------------------------ kept rows only
 

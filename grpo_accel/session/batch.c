@@ -81,7 +81,9 @@ static void start_kept(ga_batch *batch) {
 }
 
 static ga_status fill_batch(ga_batch *batch, const ga_batch_options *options, ga_error *error) {
-    batch->arena = ga_arena_create(0);
+    ga_session *session = batch->session;
+    batch->arena = session->spare_arena_count > 0 ? session->spare_arenas[--session->spare_arena_count]
+                                                  : ga_arena_create(0);
     if (batch->arena == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a batch");
     }
@@ -124,10 +126,17 @@ ga_status ga_batch_open(
 }
 
 void ga_batch_free(ga_batch *batch) {
-    if (batch != NULL) {
-        ga_arena_destroy(&batch->arena);
-        free(batch);
+    if (batch == NULL) {
+        return;
     }
+    ga_session *session = batch->session;
+    if (batch->arena != NULL && session->spare_arena_count < GA_SESSION_BATCHES_MAX) {
+        ga_arena_reset(batch->arena);
+        session->spare_arenas[session->spare_arena_count++] = batch->arena;
+    } else {
+        ga_arena_destroy(&batch->arena);
+    }
+    free(batch);
 }
 
 /* ---- observing ---- */

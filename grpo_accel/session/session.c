@@ -68,8 +68,10 @@ static ga_status open_world(ga_session *session, ga_error *error) {
     GA_TRY(ga_world_open(&options, &session->world, error));
     session->rank = ga_world_rank(session->world);
     session->world_size = ga_world_size(session->world);
-    char prefix[32];
-    (void)snprintf(prefix, sizeof prefix, session->world_size > 1 ? "rank %d: " : "", (int)session->rank);
+    char prefix[32] = "";
+    if (session->world_size > 1) {
+        (void)snprintf(prefix, sizeof prefix, "rank %d: ", (int)session->rank);
+    }
     ga_log_set_prefix(prefix);
     return GA_OK;
 }
@@ -404,6 +406,9 @@ void ga_session_destroy(ga_session **session_pointer, bool in_step) {
     ga_metrics_close(&session->metrics);
     ga_log_set_sink(NULL, NULL);
     ga_log_set_prefix("");
+    while (session->spare_arena_count > 0) {
+        ga_arena_destroy(&session->spare_arenas[--session->spare_arena_count]);
+    }
     ga_config_free(&session->config);
     (void)pthread_mutex_destroy(&session->lock);
     free(session->blocks);

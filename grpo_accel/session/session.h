@@ -73,6 +73,8 @@ struct ga_session {
 
     ga_batch *batches[GA_SESSION_BATCHES_MAX]; /* open, in the order of their beginning */
     int32_t batch_count;
+    ga_arena *spare_arenas[GA_SESSION_BATCHES_MAX]; /* of ended batches: a steady state allocates nothing */
+    int32_t spare_arena_count;
     uint64_t next_batch;
     uint32_t next_update;
     uint64_t next_row;
