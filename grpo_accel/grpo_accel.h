@@ -140,6 +140,7 @@ typedef struct ga_session_info {
     uint32_t probe_version;
     int32_t std_kind;    /* what advantage.std says: 0 auto, 1 global, 2 group */
     int32_t updates;     /* updates ended in this run so far */
+    int32_t wandb;       /* 1: hand the numbers to the host's wandb run, if there is one */
     const char *run_dir; /* owned by the session */
 } ga_session_info;
 GA_API ga_status ga_session_get_info(const ga_session *session, ga_session_info *info);

@@ -551,7 +551,7 @@ static ga_status publish(
         return GA_FAIL(
             error, GA_ERR_IO, "the path of the probe file is longer than %zu bytes", sizeof temporary);
     }
-    const int file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    const int file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
     if (file < 0) {
         return GA_FAIL(error, GA_ERR_IO, "%s: can't be created: %s", temporary, strerror(errno));
     }

@@ -117,7 +117,8 @@ def decision_step(record):
 
 def row_counts(record):
     rows = record.rows
-    run = np.where(rows["kept"], rows["steps_total"], rows["step"])
+    # The decision needs the velocity at its state, so a stopped row has run that step too.
+    run = np.where(rows["kept"], rows["steps_total"], np.minimum(rows["step"] + 1, rows["steps_total"]))
     return {
         "rows_total": len(rows["kept"]),
         "rows_pruned": int((~rows["kept"]).sum()),

@@ -46,6 +46,9 @@ static bool keep_is_auto(const ga_config *c) {
 static bool keep_is_list(const ga_config *c) {
     return c->decision.keep.count > 1;
 }
+static bool finals_are_wanted(const ga_config *c) {
+    return c->record.finals != GA_CONFIG_FINALS_NONE;
+}
 static bool policy_is_neyman(const ga_config *c) {
     return c->decision.policy == GA_CONFIG_POLICY_NEYMAN;
 }
@@ -97,6 +100,7 @@ static const later_value later_values[] = {
     {"probe.inputs", input_is_prompt, "prompt", some_inputs},
     {"probe.inputs", input_is_lookahead, "lookahead", some_inputs},
     {"probe.inputs", input_is_distilled, "distilled", some_inputs},
+    {"record.finals", finals_are_wanted, "latent and image", "none"},
     {"probe.provider", provider_is_torch, "torch", "auto or native"},
     {"distributed.transport", transport_is_nccl, "nccl", "auto, mpi or local"},
     {"distributed.transport", transport_is_torch, "torch", "auto, mpi or local"},

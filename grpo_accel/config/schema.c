@@ -137,8 +137,8 @@ const ga_schema_entry ga_schema[] = {
     {"record.prompts", GA_SCHEMA_WORD, 0, 0, 0, "hash text", "", "hash",
         "hash: only a digest of the prompt is stored. text: the prompt too.", FIELD(record.prompts)},
     {"record.finals", GA_SCHEMA_WORD, 0, 0, 0, "none latent image", "", "none",
-        "Store the final latent or image of kept rows, for scoring them again later. Comes with a later "
-        "version; no effect yet.",
+        "Store the final latent or image of kept rows, for scoring them again later. latent and "
+        "image come with a later version.",
         FIELD(record.finals)},
 
     {"distributed.transport", GA_SCHEMA_WORD, 0, 0, 0, "auto mpi nccl torch local", "", "auto",
@@ -147,8 +147,8 @@ const ga_schema_entry ga_schema[] = {
         FIELD(distributed.transport)},
 
     {"metrics.wandb", GA_SCHEMA_WORD, GA_SCHEMA_OWN_TO_RANK, 0, 0, "auto true false", "", "auto",
-        "Add prune/*, probe/*, seconds/*, comm/*, record/* to the host's wandb run. auto: when there is one. "
-        "true and false come with a later version; no effect yet.",
+        "Add prune/*, probe/*, seconds/*, comm/*, record/* to the host's wandb run. auto and true: when "
+        "there is one. false: never.",
         FIELD(metrics.wandb)},
     {"metrics.jsonl", GA_SCHEMA_BOOLEAN, GA_SCHEMA_OWN_TO_RANK, 0, 0, NULL, "", "true",
         "Write run_dir/metrics.jsonl, a line an update.", FIELD(metrics.jsonl)},

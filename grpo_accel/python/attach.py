@@ -47,7 +47,9 @@ class Runtime:
         self.scorers = []
         self.train_scorer = None
         self.open_rollouts = []
-        self.preview_batches = int(os.environ.get("GRPO_ACCEL_SAVE_PREVIEWS", "0"))
+        self.wants_wandb = bool(info.wandb)
+        saved = os.environ.get("GRPO_ACCEL_SAVE_PREVIEWS", "0")
+        self.preview_batches = int(saved) if saved.isdigit() else 0
         self._by_images = {}
         self._warned = set()
         self._prompts = None
@@ -112,7 +114,7 @@ class Runtime:
 
     def _log_to_wandb(self) -> None:
         wandb = sys.modules.get("wandb")
-        if self.rank == 0 and wandb is not None and getattr(wandb, "run", None) is not None:
+        if self.rank == 0 and self.wants_wandb and wandb is not None and getattr(wandb, "run", None) is not None:
             try:
                 wandb.log(json.loads(self.session.metrics_json()), commit=False)
             except Exception as error:

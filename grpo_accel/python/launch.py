@@ -11,7 +11,6 @@ import runpy
 import sys
 
 from .attach import _Detached, attach
-from .library import GrpoAccelError
 
 
 def _attach():
@@ -21,8 +20,8 @@ def _attach():
     overrides = [line for line in os.environ.get("GRPO_ACCEL_OVERRIDES", "").split("\n") if line]
     try:
         return attach(config, overrides)
-    except GrpoAccelError as error:
-        if error.status == "config":
+    except Exception as error:  # whatever is wrong with us, the script runs
+        if getattr(error, "status", None) == "config":
             print(f"grpo_accel: {error}", file=sys.stderr)
             raise SystemExit(2) from None
         print(f"grpo_accel: warning: not attached, the script runs as it is: {error}", file=sys.stderr)

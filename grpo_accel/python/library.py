@@ -72,6 +72,7 @@ class SessionInfo(ctypes.Structure):
         ("probe_version", ctypes.c_uint32),
         ("std_kind", ctypes.c_int32),
         ("updates", ctypes.c_int32),
+        ("wandb", ctypes.c_int32),
         ("run_dir", ctypes.c_char_p),
     ]
 

@@ -46,8 +46,8 @@ def _score_rollout(runtime, rollout, scorer, images, prompts, metadata, rest, op
             rewards = {name: _spread(rollout, name, values, kept) for name, values in rewards.items()}
     except Exception as error:
         runtime.degrade("rewards could not be taken over", error)
-        if len(kept) < rollout.rows:
-            raise  # the host asked for B values and there are fewer: better its own error than wrong rows
+        if len(kept) < rollout.rows:  # the host needs a value a row: the stopped ones' grey images have one too
+            return scorer(images, prompts, metadata, *rest, **options)
     return rewards, info
 
 

@@ -47,6 +47,7 @@ ga_status ga_session_get_info(const ga_session *session, ga_session_info *info) 
     info->probe_version = session->probe_version;
     info->std_kind = (int32_t)session->config->advantage.std;
     info->updates = ga_int32(session->next_update);
+    info->wandb = session->config->metrics.wandb != GA_CONFIG_WANDB_FALSE;
     info->run_dir = session->config->run_dir;
     return GA_OK;
 }

@@ -1,5 +1,6 @@
 #include "grpo_accel/session/metrics.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
@@ -10,7 +11,8 @@ void ga_metrics_open(ga_metrics *metrics, const char *run_dir, bool write) {
     }
     char path[4096];
     if (snprintf(path, sizeof path, "%s/metrics.jsonl", run_dir) < (int)sizeof path) {
-        metrics->file = fopen(path, "a");
+        const int file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+        metrics->file = file >= 0 ? fdopen(file, "a") : NULL;
     }
 }
 
