@@ -231,6 +231,12 @@ GA_API ga_status ga_batch_seconds(ga_batch *batch, int32_t phase, double seconds
 /* Forgets a batch that ended in an exception. Not collective. */
 GA_API void ga_batch_abandon(ga_batch *batch);
 
+/*
+ * A batch that this rank rolls out but could not begin (ga_batch_begin failed, or its prompts are not known):
+ * keeps this rank in step with the others. Not collective.
+ */
+GA_API void ga_batch_missed(ga_session *session);
+
 /* -------------------------------------------------------------------------------------------------- update
  */
 
@@ -241,6 +247,7 @@ typedef struct ga_update_options {
     const double *rewards;         /* [count] as the host gathered them; the prediction where pruned */
     const double *host_advantages; /* [count] what the host computes from them */
     int32_t host_std;              /* what the host divides by: 0 one standard deviation, 1 the group's */
+    int32_t prunable; /* 1: the host trains by these advantages and leaves out rows whose advantage is 0 */
 } ga_update_options;
 
 /*

@@ -1,6 +1,7 @@
 /* Every public function: checks its arguments, calls on. What each one does stands in grpo_accel.h. */
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/session/batch.h"
+#include "grpo_accel/session/decide.h"
 #include "grpo_accel/session/session.h"
 #include "grpo_accel/session/update.h"
 
@@ -103,7 +104,7 @@ ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *
     NEEDS(error, batch != NULL);
     NEEDS(error, decision_out != NULL && decision_out->size == sizeof *decision_out);
     NEEDS(error, !batch->decided);
-    GA_TRY(ga_batch_choose(batch, error));
+    ga_batch_choose(batch);
     decision_out->rows = batch->rows;
     decision_out->kept_count = batch->kept_count;
     decision_out->kept = batch->kept_rows;
@@ -133,8 +134,18 @@ ga_status ga_batch_seconds(ga_batch *batch, int32_t phase, double seconds) {
 }
 
 void ga_batch_abandon(ga_batch *batch) {
-    if (batch != NULL) {
-        ga_batch_drop(batch);
+    if (batch == NULL) {
+        return;
+    }
+    if (!batch->decided && ga_decide_collective(batch->session)) {
+        ga_world_skip(batch->session->world);
+    }
+    ga_batch_drop(batch);
+}
+
+void ga_batch_missed(ga_session *session) {
+    if (session != NULL && session->mode != GA_MODE_OFF && session->mode != GA_MODE_PASS_THROUGH) {
+        ga_batch_miss(session);
     }
 }
 

@@ -88,6 +88,7 @@ static ga_status fill_batch(ga_batch *batch, const ga_batch_options *options, ga
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a batch");
     }
     GA_TRY(take_memory(batch, error));
+    ga_feature_clear(&batch->block); /* what is not observed is not known, and not zero */
     GA_TRY(name_rows(batch, options, error));
     start_kept(batch);
     return GA_OK;
@@ -206,11 +207,17 @@ ga_status ga_batch_take_preview(ga_batch *batch, const double *scores, ga_error 
 
 /* ---- deciding ---- */
 
-ga_status ga_batch_choose(ga_batch *batch, ga_error *error) {
+void ga_batch_choose(ga_batch *batch) {
     const double started_seconds = ga_clock_now(batch->session->clock);
-    const ga_status status = ga_decide(batch, error);
+    ga_decide(batch);
     batch->own_seconds += ga_clock_now(batch->session->clock) - started_seconds;
-    return status;
+}
+
+void ga_batch_miss(ga_session *session) {
+    session->next_batch++;
+    if (ga_decide_collective(session)) {
+        ga_world_skip(session->world);
+    }
 }
 
 /* ---- rewards ---- */

@@ -44,9 +44,13 @@ ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor 
 ga_status ga_batch_take_latent(
     ga_batch *batch, const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error);
 ga_status ga_batch_take_preview(ga_batch *batch, const double *scores, ga_error *error);
-ga_status ga_batch_choose(ga_batch *batch, ga_error *error);
+void ga_batch_choose(ga_batch *batch);
 ga_status ga_batch_take_reward(ga_batch *batch, const char *scorer, const int32_t *rows, const double *values,
     int32_t count, ga_error *error);
+
+/* A batch that this rank can't begin: counted, so that numbers and collectives stay in step with the others.
+ */
+void ga_batch_miss(ga_session *session);
 
 /* Frees a batch that is no longer in the session's list; NULL is allowed. */
 void ga_batch_free(ga_batch *batch);

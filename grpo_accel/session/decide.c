@@ -89,13 +89,14 @@ static void fill_candidates(const ga_batch *batch, ga_candidate *candidates) {
     }
 }
 
+/* A late batch is counted against its update: between the batches of an update nothing else brings ranks in
+ * step. */
 static void warn_of_exchange(ga_session *session, ga_status status, const ga_error *why) {
-    static atomic_flag late_once = ATOMIC_FLAG_INIT, other_once = ATOMIC_FLAG_INIT;
-    ga_log_once(status == GA_ERR_LATE ? &late_once : &other_once, GA_LOG_WARNING,
-        "a batch is not pruned (further ones will not be reported): %s", why->message);
+    ga_log_once(&session->warned[status == GA_ERR_LATE ? GA_WARNING_LATE : GA_WARNING_EXCHANGE],
+        GA_LOG_WARNING, "a batch is not pruned (further ones will not be reported): %s", why->message);
     session->metrics.late_batches += status == GA_ERR_LATE;
-    session->late_in_a_row = status == GA_ERR_LATE ? session->late_in_a_row + 1 : session->late_in_a_row;
-    if (session->late_in_a_row >= GA_SESSION_LATE_IN_A_ROW_MAX || status == GA_ERR_WORLD) {
+    session->late_in_update |= status == GA_ERR_LATE;
+    if (status == GA_ERR_WORLD) {
         ga_session_pass_through(session, why);
     }
 }
@@ -105,6 +106,7 @@ static ga_status exchange(
     ga_session *session = batch->session;
     ga_candidate *own = ga_arena_take(batch->arena, (size_t)batch->rows, sizeof *own);
     if (own == NULL) {
+        ga_world_skip(session->world);
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the candidates of batch %llu",
             (unsigned long long)batch->number);
     }
@@ -114,8 +116,10 @@ static ga_status exchange(
         .probe_version = session->probe_version,
         .rows = (uint32_t)batch->rows,
         .flags = scored ? 0u : FLAG_KEEP_ALL};
-    const ga_status status = ga_exchange_batch(
-        session->world, &header, own, session->config->decision.timeout_seconds, all, report, error);
+    /* Who was late once in this update is not waited for again. */
+    const double deadline_seconds = session->late_in_update ? 0.0 : session->config->decision.timeout_seconds;
+    const ga_status status =
+        ga_exchange_batch(session->world, &header, own, deadline_seconds, all, report, error);
     session->metrics.wait_seconds += report->seconds;
     return status;
 }
@@ -152,14 +156,14 @@ static ga_status plan(ga_batch *batch, const ga_candidate *all, ga_error *error)
         batch->kept_rows[i] = compact.gather[i];
     }
     batch->kept_count = compact.kept;
-    batch->audited = made.audited || options.policy == GA_POLICY_RANDOM;
+    batch->audited = made.audited;
     batch->pruned = compact.kept < batch->rows;
     batch->reason = made.audited ? "audit" : "pruned";
     return GA_OK;
 }
 
-/* With a probe on every rank: agree, plan, or keep everything with the reason. */
-static void agree_and_plan(ga_batch *batch, bool scored, ga_error *why) {
+/* Agree, plan, or keep everything with the reason; `reason`: why this rank can't plan, or NULL. */
+static void agree_and_plan(ga_batch *batch, const char *reason, ga_error *why) {
     ga_session *session = batch->session;
     ga_exchange_report report = {0};
     const size_t count = (size_t)session->world_size * (size_t)batch->rows;
@@ -169,40 +173,47 @@ static void agree_and_plan(ga_batch *batch, bool scored, ga_error *why) {
         keep_all(batch, "memory");
         return;
     }
-    const ga_status status = exchange(batch, scored, all, &report, why);
+    const ga_status status = exchange(batch, reason == NULL, all, &report, why);
     if (status != GA_OK) {
         keep_all(batch, ga_status_name(status));
         warn_of_exchange(session, status, why);
         return;
     }
-    session->late_in_a_row = 0;
     if ((report.flags_any & FLAG_KEEP_ALL) != 0) {
-        keep_all(batch, "a rank has no scores");
+        keep_all(batch, reason != NULL ? reason : "a rank has no scores");
     } else if (plan(batch, all, why) != GA_OK) {
-        static atomic_flag once = ATOMIC_FLAG_INIT;
         keep_all(batch, "no plan");
-        ga_log_once(&once, GA_LOG_WARNING, "a batch is not pruned: %s", why->message);
+        ga_log_once(
+            &session->warned[GA_WARNING_PLAN], GA_LOG_WARNING, "a batch is not pruned: %s", why->message);
     } else {
         session->metrics.pruned_batches += batch->pruned;
     }
 }
 
-ga_status ga_decide(ga_batch *batch, ga_error *error) {
-    (void)error; /* whatever is wrong, the answer is "keep all", and the reason is logged here */
-    static atomic_flag once = ATOMIC_FLAG_INIT;
+bool ga_decide_collective(const ga_session *session) {
+    return session->mode == GA_MODE_PRUNE && session->host_ready;
+}
+
+/* Why this rank has no scores to plan with; NULL: it has them. */
+static const char *obstacle(ga_batch *batch) {
     ga_session *session = batch->session;
     ga_error why = {0};
-    const bool scored = score(batch, &why) == GA_OK;
-    if (!scored) {
-        ga_log_once(&once, GA_LOG_WARNING, "a batch has no scores and is not pruned: %s", why.message);
-        ga_error_clear(&why);
+    if (score(batch, &why) != GA_OK) {
+        ga_log_once(&session->warned[GA_WARNING_SCORES], GA_LOG_WARNING,
+            "a batch has no scores and is not pruned: %s", why.message);
+        return "no scores";
     }
-    const bool able = session->probe != NULL || policy_of(session) == GA_POLICY_RANDOM;
-    if (session->mode == GA_MODE_PRUNE && able) {
-        agree_and_plan(batch, scored, &why);
+    return session->probe == NULL && policy_of(session) != GA_POLICY_RANDOM ? "no probe yet" : NULL;
+}
+
+void ga_decide(ga_batch *batch) {
+    const ga_session *session = batch->session;
+    const char *reason = obstacle(batch);
+    if (ga_decide_collective(session)) {
+        ga_error why = {0};
+        agree_and_plan(batch, reason, &why);
     } else {
-        keep_all(batch, session->mode == GA_MODE_PRUNE ? "no probe yet" : "shadow");
+        keep_all(batch, session->mode == GA_MODE_PRUNE ? "first update" : "shadow");
     }
     batch->decided = true;
-    return GA_OK;
 }

@@ -4,9 +4,15 @@
 
 #include "grpo_accel/session/batch.h"
 
-/* Writes the batch's kept rows. Never fails for want of a plan: then all rows are kept and `reason` says why.
+/* Writes the batch's kept rows. Never fails: for want of a plan all rows are kept and `reason` says why. */
+void ga_decide(ga_batch *batch);
+
+/*
+ * Does the decision of a batch meet the other ranks? The same answer on every rank. Only once the host's
+ * tracker has been seen: without it pruned rows would not leave training, and by what it divides would not be
+ * known.
  */
-ga_status ga_decide(ga_batch *batch, ga_error *error);
+bool ga_decide_collective(const ga_session *session);
 
 /* "extremes", …: the configured policy, static storage. */
 const char *ga_session_policy_name(const ga_session *session);

@@ -28,9 +28,8 @@ static ga_record_layout layout_of(const ga_session *session) {
     return layout;
 }
 
-static void warn(const char *what, const ga_error *why) {
-    static atomic_flag once = ATOMIC_FLAG_INIT;
-    ga_log_once(&once, GA_LOG_WARNING, "%s: %s", what, why->message);
+static void warn(ga_session *session, const char *what, const ga_error *why) {
+    ga_log_once(&session->warned[GA_WARNING_RECORD], GA_LOG_WARNING, "%s: %s", what, why->message);
 }
 
 /* Opened at the first update's end: only then the scorers' names, which are columns, are known. */
@@ -45,7 +44,7 @@ static bool open_record(ga_session *session) {
         .segment_rows = (int32_t)session->config->record.segment_rows};
     ga_error why = {0};
     if (ga_record_open(&options, &session->record, &why) != GA_OK) {
-        warn("nothing is logged", &why);
+        warn(session, "nothing is logged", &why);
         return false;
     }
     return true;
@@ -85,7 +84,7 @@ static void write_batch(const ga_batch *batch, const double *advantages) {
     ga_error why = {0};
     if (rows == NULL || rewards == NULL) {
         (void)GA_FAIL(&why, GA_ERR_MEMORY, "no memory for the rows of a batch");
-        warn("a batch is not logged", &why);
+        warn(session, "a batch is not logged", &why);
         return;
     }
     for (int32_t i = 0; i < batch->rows; i++) {
@@ -103,7 +102,7 @@ static void write_batch(const ga_batch *batch, const double *advantages) {
     if (ga_record_append(session->record, rows, batch->rows, &why) != GA_OK ||
         ga_record_append_batch(session->record, &figures, &why) != GA_OK ||
         ga_record_status(session->record, &why) != GA_OK) {
-        warn("rows of the record may be lost", &why);
+        warn(session, "rows of the record may be lost", &why);
     }
 }
 
@@ -119,7 +118,7 @@ void ga_logbook_write(ga_session *session, const double *advantages) {
 void ga_logbook_flush(ga_session *session) {
     ga_error why = {0};
     if (session->record != NULL && ga_record_flush(session->record, &why) != GA_OK) {
-        warn("the record is behind", &why);
+        warn(session, "the record is behind", &why);
     }
 }
 

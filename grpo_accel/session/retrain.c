@@ -115,6 +115,10 @@ static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
     const ga_lessons_options source = {
         .path = job->run_dir, .newest_rows = job->window_rows, .step = job->step};
     GA_TRY(ga_lessons_read(&source, &lessons, error));
+    if (atomic_load(&job->stop)) {
+        ga_lessons_free(&lessons);
+        return GA_FAIL(error, GA_ERR_DATA, "the run ended first");
+    }
     ga_train_options options = ga_train_options_default();
     options.seed = job->seed + job->version;
     options.version = job->version;
@@ -127,6 +131,9 @@ static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
     ga_train_report report;
     ga_status status =
         ga_train(ga_lessons_dataset(lessons), &options, &callbacks, job->compute, &probe, &report, error);
+    if (status == GA_OK && atomic_load(&job->stop)) {
+        status = GA_FAIL(error, GA_ERR_DATA, "the run ended first");
+    }
     if (status == GA_OK) {
         status = promote(job, probe, ga_lessons_dataset(lessons), error);
     }
@@ -182,9 +189,8 @@ static void start(ga_session *session) {
     }
     ga_retrain_job *job = make_job(session);
     if (job == NULL) {
-        static atomic_flag once = ATOMIC_FLAG_INIT;
-        ga_log_once(
-            &once, GA_LOG_WARNING, "no probe is trained: %s/probes can't be made", session->config->run_dir);
+        ga_log_once(&session->warned[GA_WARNING_TRAINING], GA_LOG_WARNING,
+            "no probe is trained: %s/probes can't be made", session->config->run_dir);
         return;
     }
     job->threaded = session->config->retrain.background;
@@ -196,7 +202,8 @@ static void start(ga_session *session) {
     (void)run(job);
 }
 
-void ga_retrain_poll(ga_session *session) {
+/* Takes over what a finished training left. Never waits. */
+static void poll_job(ga_session *session) {
     ga_retrain_job *job = session->retrain.job;
     if (job == NULL || !atomic_load(&job->done)) {
         return;
@@ -232,7 +239,9 @@ void ga_retrain_stop(ga_session *session) {
 
 /* ---- all ranks ---- */
 
-bool ga_retrain_due(const ga_session *session, uint32_t updates) {
+/* The same answer on every rank. */
+static bool is_due(const ga_session *session) {
+    const uint64_t updates = (uint64_t)session->next_update + 1;
     const int64_t every = session->config->retrain.every_updates;
     return every > 0 && session->config->record.enabled && updates % (uint64_t)every == 0;
 }
@@ -250,12 +259,12 @@ static bool meet(ga_session *session, double deadline_seconds) {
     return status == GA_OK && agree;
 }
 
-void ga_retrain_begin(ga_session *session) {
+/* Every rank's rows on disk, then the training starts on rank 0. Collective: one meeting, two in the
+ * foreground. */
+static void begin(ga_session *session) {
     ga_logbook_flush(session);
-    if (!meet(session, MEETING_SECONDS)) {
-        return;
-    }
-    if (session->rank == 0) {
+    const bool together = meet(session, MEETING_SECONDS);
+    if (together && session->rank == 0) {
         start(session);
     }
     if (!session->config->retrain.background) {
@@ -263,12 +272,21 @@ void ga_retrain_begin(ga_session *session) {
     }
 }
 
-/* Takes the new probe if every rank could open it. */
-static void settle(ga_session *session, ga_probe *probe, uint32_t version, const char *path, bool all) {
-    if (!all) {
-        ga_probe_close(&probe);
-        return;
+/* The probe of a version on this rank; NULL, with the reason, if it can't be used here. */
+static ga_probe *open_version(
+    ga_session *session, uint32_t version, char *path, size_t bytes, ga_error *why) {
+    ga_probe *probe = NULL;
+    if (!ga_retrain_path(session, version, path, bytes) ||
+        ga_probe_open(path, session->compute, &probe, why) != GA_OK) {
+        return NULL;
     }
+    if (ga_session_probe_fits(session, probe, why) != GA_OK) {
+        ga_probe_close(&probe);
+    }
+    return probe;
+}
+
+static void take(ga_session *session, ga_probe *probe, uint32_t version, const char *path) {
     ga_probe_close(&session->probe);
     session->probe = probe;
     session->probe_version = version;
@@ -284,25 +302,48 @@ static void settle(ga_session *session, ga_probe *probe, uint32_t version, const
     }
 }
 
-void ga_retrain_swap(ga_session *session, uint32_t ready_version) {
-    if (ready_version == 0 || ready_version <= session->probe_version ||
-        ready_version == session->retrain.refused_version) {
+/*
+ * All ranks say which version they would use from here on; a new one is taken where all say it. A rank that
+ * is late keeps the old one and tries again after the next update: its peers say the new version then, too.
+ */
+static void swap(ga_session *session, uint32_t ready_version) {
+    char path[4096];
+    ga_error why = {0};
+    ga_probe *probe = NULL;
+    const bool wanted =
+        ready_version > session->probe_version && ready_version != session->retrain.refused_version;
+    if (wanted) {
+        probe = open_version(session, ready_version, path, sizeof path, &why);
+        if (probe == NULL) {
+            ga_log(GA_LOG_WARNING, "probe %u can't be used, so the old one stays on all ranks: %s",
+                (unsigned)ready_version, why.message);
+        }
+    }
+    bool all = false;
+    const uint32_t version = probe != NULL ? ready_version : session->probe_version;
+    const ga_status status = ga_world_agree(session->world, version, MEETING_SECONDS, &all, NULL, NULL);
+    if (probe != NULL && status == GA_OK && all) {
+        take(session, probe, ready_version, path);
         return;
     }
-    char path[4096];
-    ga_probe *probe = NULL;
-    ga_error why = {0};
-    bool opened = ga_retrain_path(session, ready_version, path, sizeof path) &&
-                  ga_probe_open(path, session->compute, &probe, &why) == GA_OK &&
-                  ga_session_probe_fits(session, probe, &why) == GA_OK;
-    bool all = false;
-    if (ga_world_agree(session->world, opened ? 1u : 0u, MEETING_SECONDS, &all, NULL, NULL) != GA_OK) {
-        all = false;
+    ga_probe_close(&probe);
+    if (wanted && status == GA_OK) {
+        session->retrain.refused_version = ready_version;
     }
-    if (!opened) {
-        ga_log(GA_LOG_WARNING, "probe %u can't be used, the old one stays on all ranks: %s",
-            (unsigned)ready_version, why.message);
+}
+
+void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version) {
+    const bool due = is_due(session);
+    const int32_t meetings = due ? (session->config->retrain.background ? 1 : 2) : 0;
+    if (exchanged) {
+        swap(session, ready_version);
+        if (due) {
+            begin(session);
+        }
+    } else {
+        for (int32_t i = 0; i < 1 + meetings; i++) {
+            ga_world_skip(session->world);
+        }
     }
-    session->retrain.refused_version = opened && all ? 0 : ready_version;
-    settle(session, probe, ready_version, path, opened && all);
+    poll_job(session);
 }

@@ -20,23 +20,13 @@ typedef struct ga_retrain {
     uint32_t refused_version; /* a version that some rank could not open; 0: none */
 } ga_retrain;
 
-/* Is a training due after this many updates of the run? The same answer on every rank. */
-bool ga_retrain_due(const ga_session *session, uint32_t updates);
-
 /*
- * Publishes every rank's rows, then starts the training on rank 0, in the background where the configuration
- * says so. Collective. A failure means that the old probe stays; it is said once.
+ * The end of an update, once on every rank: takes over what a finished training left (rank 0), swaps to the
+ * probe of `ready_version`, which rank 0 announced to all, if every rank can open it, and starts a training
+ * when one is due. Always the same number of collectives; with exchanged = false this rank counts them
+ * without taking part.
  */
-void ga_retrain_begin(ga_session *session);
-
-/* Rank 0: takes over what a finished training left. Never waits. Not collective. */
-void ga_retrain_poll(ga_session *session);
-
-/*
- * Opens version `ready_version` (what rank 0 announced to all) on this rank and swaps to it if every rank
- * could. Collective: every rank calls it with the same version.
- */
-void ga_retrain_swap(ga_session *session, uint32_t ready_version);
+void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version);
 
 /* "<run_dir>/probes/probe-000002.safetensors" into path; false where it does not fit. */
 bool ga_retrain_path(const ga_session *session, uint32_t version, char *path, size_t bytes);

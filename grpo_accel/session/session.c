@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "dist/launch.h"
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/base/digest.h"
 #include "grpo_accel/base/log.h"
@@ -65,6 +66,15 @@ static ga_status open_world(ga_session *session, ga_error *error) {
         GA_TRANSPORT_AUTO, GA_TRANSPORT_MPI, GA_TRANSPORT_NCCL, GA_TRANSPORT_TORCH, GA_TRANSPORT_LOCAL};
     const ga_world_options options = {
         .transport = transports[session->config->distributed.transport], .clock = session->clock};
+    ga_launch_place place;
+    GA_TRY(ga_launch_read(ga_environment_process(), &place, error));
+    if (options.transport == GA_TRANSPORT_LOCAL && place.size > 1) {
+        return GA_FAIL(error, GA_ERR_MISSING,
+            "distributed.transport is local, but this is one of %d processes: they can't agree and would "
+            "write to the "
+            "same record; use auto or mpi",
+            (int)place.size);
+    }
     GA_TRY(ga_world_open(&options, &session->world, error));
     session->rank = ga_world_rank(session->world);
     session->world_size = ga_world_size(session->world);
@@ -106,21 +116,38 @@ static ga_status make_record_folder(const ga_session *session, char *path, size_
     return GA_OK;
 }
 
-/* Where an earlier run in this folder stopped, so that batches, updates and row ids go on from there. */
-static ga_status read_resume_point(ga_session *session, const char *folder, ga_error *error) {
+/* Takes over where one rank's manifest stops; row ids are each rank's own. */
+static ga_status read_manifest(ga_session *session, const char *folder, bool own, ga_error *error) {
     ga_manifest manifest;
     GA_TRY(ga_manifest_read(folder, &manifest, error));
     for (size_t i = 0; i < manifest.count; i++) {
         const ga_manifest_line *line = &manifest.lines[i];
-        session->next_batch =
-            line->last_batch >= session->next_batch ? line->last_batch + 1 : session->next_batch;
-        session->next_row =
-            line->last_row_id >= session->next_row ? line->last_row_id + 1 : session->next_row;
-        session->next_update = line->last_update >= session->next_update ? (uint32_t)line->last_update + 1
-                                                                         : session->next_update;
+        if (line->last_batch >= session->next_batch) {
+            session->next_batch = line->last_batch + 1;
+        }
+        if (line->last_update >= session->next_update) {
+            session->next_update = (uint32_t)line->last_update + 1;
+        }
+        if (own && line->last_row_id >= session->next_row) {
+            session->next_row = line->last_row_id + 1;
+        }
     }
     ga_manifest_free(&manifest);
     return GA_OK;
+}
+
+/* Where earlier runs in this folder stopped, on however many ranks, so that numbers go on from there. */
+static ga_status read_resume_point(ga_session *session, ga_error *error) {
+    char folder[4096];
+    for (int32_t rank = 0;; rank++) {
+        (void)snprintf(folder, sizeof folder, "%s/record/rank-%05d", session->config->run_dir, (int)rank);
+        if (access(folder, R_OK) != 0 && rank >= session->world_size) {
+            return GA_OK;
+        }
+        if (access(folder, R_OK) == 0) {
+            GA_TRY(read_manifest(session, folder, rank == session->rank, error));
+        }
+    }
 }
 
 static ga_status open_folders(ga_session *session, ga_error *error) {
@@ -134,7 +161,7 @@ static ga_status open_folders(ga_session *session, ga_error *error) {
         return GA_OK;
     }
     GA_TRY(make_record_folder(session, path, sizeof path, error));
-    return read_resume_point(session, path, error);
+    return read_resume_point(session, error);
 }
 
 /* The configured probe, or the newest that an earlier run in this folder trained. */
@@ -177,7 +204,8 @@ static void settle(ga_session *session, const hello *ranks, const ga_error *own_
             &why, GA_ERR_MISMATCH, "rank %d runs another configuration than rank 0", (int)other_config);
     } else if (without_record >= 0) {
         (void)GA_FAIL(&why, GA_ERR_IO, "%s",
-            without_record == session->rank ? own_error->message : "another rank can't write its record");
+            without_record == session->rank ? own_error->message
+                                            : "another rank can't read or write its record");
     }
     if (why.status != GA_OK && (session->rank == 0 || without_record == session->rank)) {
         ga_session_pass_through(session, &why);
@@ -212,12 +240,6 @@ static ga_status agree(ga_session *session, ga_error *error) {
     return status;
 }
 
-static void set_log(const ga_session_options *options) {
-    if (options->log != NULL) {
-        ga_log_set_sink(options->log, options->log_user);
-    }
-}
-
 static void announce(const ga_session *session) {
     if (session->rank == 0) {
         ga_log(GA_LOG_INFO, "%s, %d %s over %s, decision after step %d, keep %.3g, policy %s, probe %s",
@@ -233,35 +255,53 @@ static void announce(const ga_session *session) {
 
 static const ga_mode mode_of_config[] = {GA_MODE_OFF, GA_MODE_SHADOW, GA_MODE_PRUNE};
 
+/*
+ * Joins the other ranks. Once the world is there nothing fails any more: MPI has to be left in step at the
+ * end of a job that succeeds, so a session that can't agree passes everything through.
+ */
+static ga_status join(ga_session *session, ga_error *error) {
+    GA_TRY(open_world(session, error));
+    ga_error why = {0};
+    if (agree(session, &why) != GA_OK) {
+        ga_session_pass_through(session, &why);
+    }
+    if (session->mode != GA_MODE_PASS_THROUGH) {
+        ga_metrics_open(&session->metrics, session->config->run_dir,
+            session->rank == 0 && session->config->metrics.jsonl);
+        announce(session);
+    }
+    return GA_OK;
+}
+
+static ga_status set_up(ga_session *session, const ga_session_options *options, ga_error *error) {
+    session->clock = ga_clock_system();
+    session->compute = ga_compute_native();
+    session->world_size = 1;
+    session->offsets = ga_offsets_make(GA_SESSION_OFFSETS_HALF_LIFE_UPDATES);
+    for (int i = 0; i < GA_WARNING_COUNT; i++) {
+        atomic_flag_clear(&session->warned[i]);
+    }
+    session->update_arena = ga_arena_create(0);
+    if (session->update_arena == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a session");
+    }
+    if (options->log != NULL) {
+        ga_log_set_sink(options->log, options->log_user);
+    }
+    GA_TRY(ga_config_load(options->config_path, options->overrides, options->override_count,
+        (const char *const *)environ, &session->config, error));
+    session->mode = mode_of_config[session->config->mode];
+    session->fingerprint = session->config->fingerprint;
+    return session->mode == GA_MODE_OFF ? GA_OK : join(session, error);
+}
+
 ga_status ga_session_create(const ga_session_options *options, ga_session **session_out, ga_error *error) {
     ga_session *session = calloc(1, sizeof *session);
     if (session == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a session");
     }
     (void)pthread_mutex_init(&session->lock, NULL);
-    session->clock = ga_clock_system();
-    session->compute = ga_compute_native();
-    session->world_size = 1;
-    set_log(options);
-    ga_status status = ga_config_load(options->config_path, options->overrides, options->override_count,
-        (const char *const *)environ, &session->config, error);
-    if (status == GA_OK) {
-        session->mode = mode_of_config[session->config->mode];
-        session->fingerprint = session->config->fingerprint;
-        session->offsets = ga_offsets_make(GA_SESSION_OFFSETS_HALF_LIFE_UPDATES);
-    }
-    if (status == GA_OK && session->mode != GA_MODE_OFF) {
-        status = open_world(session, error);
-        if (status == GA_OK) {
-            status = agree(session, error);
-        }
-        if (status == GA_OK) {
-            ga_metrics_open(&session->metrics, session->config->run_dir,
-                session->rank == 0 && session->config->metrics.jsonl &&
-                    session->mode != GA_MODE_PASS_THROUGH);
-            announce(session);
-        }
-    }
+    const ga_status status = set_up(session, options, error);
     if (status != GA_OK) {
         ga_session_destroy(&session, false);
         return status;
@@ -294,6 +334,8 @@ static ga_status choose_blocks(ga_session *session, const ga_batch_options *opti
         return GA_OK;
     }
     const ga_config_blocks *blocks = &session->config->probe.blocks;
+    free(session->blocks); /* of an attempt that failed */
+    session->block_count = 0;
     session->blocks = calloc((size_t)options->block_count + 1, sizeof *session->blocks);
     if (session->blocks == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for %d blocks", (int)options->block_count);
@@ -406,6 +448,7 @@ void ga_session_destroy(ga_session **session_pointer, bool in_step) {
     ga_metrics_close(&session->metrics);
     ga_log_set_sink(NULL, NULL);
     ga_log_set_prefix("");
+    ga_arena_destroy(&session->update_arena);
     while (session->spare_arena_count > 0) {
         ga_arena_destroy(&session->spare_arenas[--session->spare_arena_count]);
     }

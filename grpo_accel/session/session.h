@@ -29,9 +29,21 @@
 enum {
     GA_SESSION_BATCHES_MAX = 1024,    /* open batches of one update */
     GA_SESSION_SCORERS_MAX = 16,      /* scorers of a host, "avg" not counted */
-    GA_SESSION_LATE_IN_A_ROW_MAX = 3, /* late batches after which the session passes through */
+    GA_SESSION_LATE_IN_A_ROW_MAX = 3, /* updates with a late peer, then the session passes through */
     GA_SESSION_OFFSETS_HALF_LIFE_UPDATES = 16
 };
+
+/* Kinds of warnings; a session gives each once. */
+typedef enum ga_warning {
+    GA_WARNING_LATE,
+    GA_WARNING_EXCHANGE,
+    GA_WARNING_SCORES,
+    GA_WARNING_PLAN,
+    GA_WARNING_HOST,
+    GA_WARNING_RECORD,
+    GA_WARNING_TRAINING,
+    GA_WARNING_COUNT
+} ga_warning;
 
 /* What the first batch fixes for the run. */
 typedef struct ga_shapes {
@@ -75,15 +87,19 @@ struct ga_session {
     int32_t batch_count;
     ga_arena *spare_arenas[GA_SESSION_BATCHES_MAX]; /* of ended batches: a steady state allocates nothing */
     int32_t spare_arena_count;
+    ga_arena *update_arena;
     uint64_t next_batch;
     uint32_t next_update;
     uint64_t next_row;
+    bool host_ready;     /* an update of a kind that may be pruned was seen in this session */
+    bool late_in_update; /* a peer was late in this update */
     int32_t late_in_a_row;
 
     ga_scorer_name scorers[GA_SESSION_SCORERS_MAX];
     int32_t scorer_count;
     pthread_mutex_t lock; /* rewards, seconds and scorer names of open batches */
 
+    atomic_flag warned[GA_WARNING_COUNT];
     ga_metrics metrics;
 };
 

@@ -19,11 +19,21 @@ typedef struct update {
     int32_t own_rows;       /* of this rank */
     int32_t own_start;      /* position of its first row */
     ga_outcome *own;        /* [own_rows] */
-    ga_outcome *all;        /* [options->count] */
+    ga_outcome *all;        /* [world size · own_rows] */
     uint32_t ready_version; /* of a probe that rank 0 has published */
+    bool placed;            /* the host has as many rows as were sampled, so positions are known */
     bool pruned;            /* some row of some rank */
-    bool exchanged;
+    bool exchanged;         /* the collective came about */
+    bool matched;           /* and every rank's rows are the host's: `all` can be used */
 } update;
+
+/* The end of an update waits for the slowest rank's rewards: so many times the deadline of a batch. */
+enum { UPDATE_DEADLINES = 6 };
+
+/* Bits of the exchange's header. */
+enum {
+    FLAG_HOST_DIFFERS = 1u /* this rank can't match its rows with the host's: nobody computes advantages */
+};
 
 /* ---- this rank's outcomes ---- */
 
@@ -39,8 +49,8 @@ static void fill_batch(const update *u, const ga_batch *batch, int32_t start) {
     for (int32_t row = 0; row < batch->rows; row++) {
         const int32_t position = u->own_start + start + row;
         const bool kept = batch->kept[row] != 0;
-        u->own[start + row] = (ga_outcome){.group = (uint64_t)u->options->groups[position],
-            .reward = kept ? u->options->rewards[position] : (double)NAN,
+        u->own[start + row] = (ga_outcome){.group = u->placed ? (uint64_t)u->options->groups[position] : 0,
+            .reward = kept && u->placed ? u->options->rewards[position] : (double)NAN,
             .inclusion = batch->inclusion[row],
             .mean = batch->prediction[row],
             .variance = batch->variance[row],
@@ -69,22 +79,29 @@ static ga_status check_order(const update *u, const ga_batch *batch, int32_t sta
     return GA_OK;
 }
 
-static ga_status collect_own(update *u, ga_error *error) {
+static ga_status take_memory(update *u, ga_error *error) {
     const ga_session *session = u->session;
     u->own_rows = count_rows(session);
     u->own_start = u->own_rows * session->rank;
-    if (u->options->count != (int64_t)u->own_rows * session->world_size) {
-        return GA_FAIL(error, GA_ERR_DATA,
-            "the host computes advantages of %lld rows, %d ranks sampled %d rows each",
+    u->placed = u->options->count == (int64_t)u->own_rows * session->world_size;
+    u->own = ga_arena_take(u->arena, ga_size(u->own_rows) + 1, sizeof *u->own);
+    u->all = ga_arena_take(u->arena, ga_size(u->own_rows) * ga_size(session->world_size) + 1, sizeof *u->all);
+    if (u->own == NULL || u->all == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the %d rows of an update", (int)u->own_rows);
+    }
+    return GA_OK;
+}
+
+/* Fills `own`; an error says that the host's rows can't be matched with ours. */
+static ga_status collect_own(update *u, ga_error *error) {
+    const ga_session *session = u->session;
+    ga_status status = GA_OK;
+    if (!u->placed) {
+        status = GA_FAIL(error, GA_ERR_DATA,
+            "the host computes advantages of %lld rows, %d ranks sampled %d rows each; its own advantages "
+            "are used",
             (long long)u->options->count, (int)session->world_size, (int)u->own_rows);
     }
-    u->own = ga_arena_take(u->arena, ga_size(u->own_rows), sizeof *u->own);
-    u->all = ga_arena_take(u->arena, ga_size(u->options->count), sizeof *u->all);
-    if (u->own == NULL || u->all == NULL) {
-        return GA_FAIL(
-            error, GA_ERR_MEMORY, "no memory for the %lld rows of an update", (long long)u->options->count);
-    }
-    ga_status status = GA_OK;
     for (int32_t i = 0, start = 0; i < session->batch_count; start += session->batches[i]->rows, i++) {
         fill_batch(u, session->batches[i], start);
         if (status == GA_OK) {
@@ -96,21 +113,26 @@ static ga_status collect_own(update *u, ga_error *error) {
 
 /* ---- all ranks' outcomes ---- */
 
-static ga_status exchange(update *u, ga_error *error) {
+static ga_status exchange(update *u, bool matched, ga_error *error) {
     ga_session *session = u->session;
     const ga_update_header header = {.update = session->next_update,
         .fingerprint = session->fingerprint,
         .batches = (uint32_t)session->batch_count,
         .rows = (uint32_t)u->own_rows,
-        .probe_version_ready = session->rank == 0 ? session->retrain.ready_version : UINT32_MAX};
+        .probe_version_ready = session->rank == 0 ? session->retrain.ready_version : UINT32_MAX,
+        .flags = matched ? 0u : FLAG_HOST_DIFFERS};
     ga_exchange_report report = {0};
-    const double deadline_seconds = 6.0 * session->config->decision.timeout_seconds;
+    const double deadline_seconds = UPDATE_DEADLINES * session->config->decision.timeout_seconds;
     const ga_status status =
         ga_exchange_update(session->world, &header, u->own, deadline_seconds, u->all, &report, error);
     session->metrics.wait_seconds += report.seconds;
     GA_TRY(status);
     u->exchanged = true;
     u->ready_version = report.probe_version_ready;
+    if ((report.flags_any & FLAG_HOST_DIFFERS) != 0) {
+        return GA_FAIL(error, GA_ERR_DATA,
+            "a rank can't match its rows with the host's, so all ranks use the host's own advantages");
+    }
     for (int64_t i = 0; i < u->options->count; i++) {
         u->all[i].group = (uint64_t)u->options->groups[i];
         u->pruned |= u->all[i].kept == 0;
@@ -122,7 +144,7 @@ static ga_status exchange(update *u, ga_error *error) {
 
 static void host_advantages_with_own_zeros(const update *u, double *advantages_out) {
     memcpy(advantages_out, u->options->host_advantages, ga_size(u->options->count) * sizeof *advantages_out);
-    for (int32_t i = 0; i < u->own_rows && u->own != NULL; i++) {
+    for (int32_t i = 0; i < u->own_rows && u->own != NULL && u->placed; i++) {
         if (u->own[i].kept == 0) {
             advantages_out[u->own_start + i] = 0.0;
         }
@@ -225,7 +247,7 @@ static void publish_metrics(update *u, double own_seconds) {
     m->batches = session->batch_count;
     m->probe_version = session->probe_version;
     read_offsets(session, &m->tau2, &m->residual_variance);
-    if (u->exchanged) {
+    if (u->matched) {
         measure_rows(u);
         measure_within(u);
     }
@@ -257,64 +279,85 @@ void ga_batch_drop(ga_batch *batch) {
     ga_batch_free(batch);
 }
 
-/* Advantages of the update; every step is taken even where an earlier one failed, so that ranks stay in step.
- */
+/* A peer that is late update after update costs more than pruning saves. */
+static void count_late(ga_session *session, ga_status exchange_status, const ga_error *why) {
+    const bool late = session->late_in_update || exchange_status == GA_ERR_LATE;
+    session->late_in_update = false;
+    session->late_in_a_row = late ? session->late_in_a_row + 1 : 0;
+    if (session->late_in_a_row >= GA_SESSION_LATE_IN_A_ROW_MAX) {
+        ga_error several = {0};
+        (void)GA_FAIL(&several, GA_ERR_LATE, "other ranks were late in %d updates one after the other%s%s",
+            (int)session->late_in_a_row, why->message[0] != '\0' ? ", now: " : "", why->message);
+        ga_session_pass_through(session, &several);
+    }
+}
+
+/* Advantages of the update; the collective is issued whatever failed before, so that ranks stay in step. */
 static ga_status settle_update(update *u, double *advantages_out, ga_error *error) {
     ga_session *session = u->session;
-    ga_status status = collect_own(u, error);
-    if (session->mode == GA_MODE_PASS_THROUGH || u->own == NULL || u->all == NULL) {
-        host_advantages_with_own_zeros(u, advantages_out);
-        if (session->mode != GA_MODE_PASS_THROUGH) {
+    const bool together = session->mode != GA_MODE_PASS_THROUGH;
+    ga_status status = take_memory(u, error);
+    if (status != GA_OK) {
+        if (together) {
             ga_world_skip(session->world);
         }
         return status;
     }
-    const ga_status exchange_status = exchange(u, error);
-    status = status != GA_OK ? status : exchange_status;
-    session->host_std = u->options->host_std == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
+    status = collect_own(u, error);
     host_advantages_with_own_zeros(u, advantages_out);
-    if (status == GA_OK && u->pruned) {
+    if (!together) {
+        return status;
+    }
+    ga_error why = {0};
+    const ga_status exchange_status = exchange(u, status == GA_OK, &why);
+    u->matched = exchange_status == GA_OK;
+    count_late(session, exchange_status, &why);
+    if (exchange_status != GA_OK) {
+        return status != GA_OK ? status : GA_FAIL(error, exchange_status, "%s", why.message);
+    }
+    if (u->pruned) {
         status = whole_group_advantages(u, advantages_out, error);
         if (status != GA_OK) {
             host_advantages_with_own_zeros(u, advantages_out);
         }
     }
-    if (exchange_status == GA_OK) {
-        (void)ga_offsets_add(&session->offsets, u->all, (int32_t)u->options->count, u->arena, NULL);
-    }
+    (void)ga_offsets_add(&session->offsets, u->all, (int32_t)u->options->count, u->arena, NULL);
     return status;
+}
+
+/* From now on batches may be pruned, or never: the host must train by advantages and leave zeros out. */
+static void learn_of_host(ga_session *session, const ga_update_options *options) {
+    session->host_std = options->host_std == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
+    session->host_ready = options->prunable != 0;
+    if (!session->host_ready && session->mode == GA_MODE_PRUNE && session->rank == 0) {
+        ga_log_once(&session->warned[GA_WARNING_HOST], GA_LOG_WARNING,
+            "the host's advantages are of a kind that can't be computed from kept rows: nothing is pruned");
+    }
 }
 
 static void end_update(update *u, const double *advantages) {
     ga_session *session = u->session;
-    ga_logbook_write(session, advantages + u->own_start);
-    session->next_update++;
-    if (!u->exchanged) {
-        return;
+    if (u->placed) {
+        ga_logbook_write(session, advantages + u->own_start);
     }
-    ga_retrain_swap(session, u->ready_version);
-    if (ga_retrain_due(session, session->next_update)) {
-        ga_retrain_begin(session);
-    }
-    ga_retrain_poll(session);
+    ga_retrain_step(session, u->exchanged, u->ready_version);
 }
 
 ga_status ga_update_finish(
     ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error) {
     const double started_seconds = ga_clock_now(session->clock);
-    update u = {.session = session, .options = options, .arena = ga_arena_create(0)};
-    if (u.arena == NULL) {
-        memcpy(advantages_out, options->host_advantages, ga_size(options->count) * sizeof *advantages_out);
-        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for an update");
-    }
+    update u = {.session = session, .options = options, .arena = session->update_arena};
+    memcpy(advantages_out, options->host_advantages, ga_size(options->count) * sizeof *advantages_out);
     const ga_status status = settle_update(&u, advantages_out, error);
-    if (session->mode != GA_MODE_PASS_THROUGH && u.own != NULL) {
-        const double exchanged_seconds = ga_clock_now(session->clock);
-        publish_metrics(&u, exchanged_seconds - started_seconds);
+    learn_of_host(session, options);
+    if (session->mode != GA_MODE_PASS_THROUGH) {
+        const double settled_seconds = ga_clock_now(session->clock);
+        publish_metrics(&u, settled_seconds - started_seconds);
         end_update(&u, advantages_out);
-        session->metrics.seconds_own += ga_clock_now(session->clock) - exchanged_seconds;
+        session->metrics.seconds_own += ga_clock_now(session->clock) - settled_seconds;
     }
+    session->next_update++;
     close_batches(session);
-    ga_arena_destroy(&u.arena);
+    ga_arena_reset(session->update_arena);
     return status;
 }

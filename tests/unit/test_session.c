@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "grpo_accel/compute/half.h"
 #include "grpo_accel/grpo_accel.h"
 #include "grpo_accel/record/reader.h"
 #include "grpo_accel/record/verify.h"
@@ -29,6 +30,7 @@ typedef struct job {
     ga_session *session;
     ga_random random;
     int32_t batches;
+    bool kind_is_other; /* the host computes advantages that can't be pruned for */
     int warnings;
     char warning[512];
 } job;
@@ -219,7 +221,8 @@ static int32_t update(job *j, double *host, double *advantage, uint8_t *kept) {
         .groups = group,
         .rewards = reward,
         .host_advantages = host,
-        .host_std = 0};
+        .host_std = 0,
+        .prunable = j->kind_is_other ? 0 : 1};
     test_ok(ga_update_end(j->session, &options, advantage, &error), &error);
     return kept_count;
 }
@@ -299,9 +302,10 @@ static void prune_learns_then_stops_rows(void **state) {
 
     /* The same folder goes on where it stopped: newest probe, next update, next batch. */
     open_job(&j, PRUNE, NULL, 0);
+    assert_int_equal(update(&j, host, advantage, kept), ROWS); /* the host's tracker is not known yet */
     assert_int_equal(update(&j, host, advantage, kept), 4);
     assert_int_equal(ga_session_get_info(j.session, &info), GA_OK);
-    assert_int_equal(info.updates, 21);
+    assert_int_equal(info.updates, 22);
     end_job(&j);
 }
 
@@ -313,6 +317,7 @@ static void random_policy_needs_no_probe(void **state) {
     const char *overrides[] = {"decision.policy=random", "decision.keep=0.5", "retrain.every_updates=0"};
     open_job(&j, PRUNE, overrides, 3);
     int times[ROWS] = {0};
+    assert_int_equal(update(&j, host, advantage, kept), ROWS);
     for (int i = 0; i < 40; i++) {
         assert_int_equal(update(&j, host, advantage, kept), ROWS / 2);
         for (int row = 0; row < ROWS; row++) {
@@ -325,6 +330,58 @@ static void random_policy_needs_no_probe(void **state) {
     end_job(&j);
 }
 
+/* Another kind of advantages than rewards less their group's mean: nothing may be pruned, and it is said
+ * once. */
+static void other_kinds_of_advantages_are_never_pruned_for(void **state) {
+    (void)state;
+    job j = {.kind_is_other = true};
+    double host[ROWS], advantage[ROWS];
+    uint8_t kept[ROWS];
+    const char *overrides[] = {"decision.policy=random", "retrain.every_updates=0"};
+    open_job(&j, PRUNE, overrides, 2);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(update(&j, host, advantage, kept), ROWS);
+        assert_memory_equal(host, advantage, sizeof host);
+    }
+    assert_int_equal(j.warnings, 1);
+    end_job(&j);
+}
+
+/* What was not observed is not a number in the record, so that no probe learns from it. */
+static void missing_signals_are_not_zero(void **state) {
+    (void)state;
+    job j = {0};
+    ga_error error;
+    ga_batch *batch = NULL;
+    open_job(&j, SHADOW, NULL, 0);
+    test_ok(begin(&j, ROWS, &batch, &error), &error);
+    observe_latent(&j, batch);
+    ga_decision decision = {.size = sizeof decision};
+    test_ok(ga_batch_decide(batch, &decision, &error), &error);
+    double reward[ROWS] = {0}, host[ROWS] = {0}, advantage[ROWS];
+    int64_t group[ROWS] = {0};
+    const ga_update_options options = {.size = sizeof options,
+        .count = ROWS,
+        .groups = group,
+        .rewards = reward,
+        .host_advantages = host,
+        .prunable = 1};
+    test_ok(ga_update_end(j.session, &options, advantage, &error), &error);
+    close_job(&j);
+    char *run = test_path(j.folder, "run");
+    ga_record_table *table;
+    ga_error_clear(&error);
+    test_ok(ga_record_read(run, NULL, &table, &error), &error);
+    const ga_feature_schema *schema = &table->layout.features;
+    for (int32_t i = 0; i < schema->input_count; i++) {
+        const float value = ga_half_to_float(table->features[schema->inputs[i].offset]);
+        assert_int_equal(isfinite(value) != 0, schema->inputs[i].input == GA_INPUT_X0);
+    }
+    ga_record_table_free(&table);
+    free(run);
+    test_folder_remove(j.folder);
+}
+
 static void faults_leave_everything_unpruned(void **state) {
     (void)state;
     job j = {0};
@@ -332,6 +389,9 @@ static void faults_leave_everything_unpruned(void **state) {
     ga_batch *batch = NULL;
     const char *overrides[] = {"decision.policy=random", "retrain.every_updates=0"};
     open_job(&j, PRUNE, overrides, 2);
+    double own_host[ROWS], own_advantage[ROWS];
+    uint8_t kept[ROWS];
+    assert_int_equal(update(&j, own_host, own_advantage, kept), ROWS);
 
     /* nothing observed: no scores, all rows kept, one warning */
     test_ok(begin(&j, ROWS, &batch, &error), &error);
@@ -353,6 +413,15 @@ static void faults_leave_everything_unpruned(void **state) {
         .size = sizeof options, .count = 3, .groups = group, .rewards = reward, .host_advantages = host};
     assert_int_equal(ga_update_end(j.session, &options, advantage, &error), GA_ERR_DATA);
     assert_memory_equal(host, advantage, sizeof host);
+
+    /* a batch that could not begin is counted, and the next update is pruned again */
+    ga_batch_missed(j.session);
+    ga_batch_missed(NULL);
+    ga_session_info info = {.size = sizeof info};
+    assert_int_equal(ga_session_get_info(j.session, &info), GA_OK);
+    assert_int_equal(info.updates, 2);
+    (void)update(&j, own_host, own_advantage, kept);
+    assert_int_equal(update(&j, own_host, own_advantage, kept), ROWS / 3);
     end_job(&j);
 }
 
@@ -381,6 +450,8 @@ int main(void) {
         cmocka_unit_test(shadow_keeps_everything_and_logs_it),
         cmocka_unit_test(prune_learns_then_stops_rows),
         cmocka_unit_test(random_policy_needs_no_probe),
+        cmocka_unit_test(other_kinds_of_advantages_are_never_pruned_for),
+        cmocka_unit_test(missing_signals_are_not_zero),
         cmocka_unit_test(faults_leave_everything_unpruned),
         cmocka_unit_test(wrong_arguments_are_answered),
     };
