@@ -22,6 +22,7 @@ PIPELINE_MODULES = (PATCHES + "sd3_pipeline_with_logprob", PATCHES + "sd3_pipeli
 ENCODER_MODULES = (PATCHES + "train_dreambooth_lora_sd3",)
 REWARD_MODULE = "flow_grpo.rewards"
 TRACKER_MODULE = "flow_grpo.stat_tracking"
+OPEN_ROLLOUTS_MAX = 512  # batches of one update; more means that the host never computes advantages
 SEAM_MODULES = (*PIPELINE_MODULES, *ENCODER_MODULES, REWARD_MODULE, TRACKER_MODULE)
 
 _LEVELS = ("error", "warning", "info", "debug")
@@ -57,12 +58,13 @@ class Runtime:
         self._content_masks = {}
         self._undo = []
         self._finder = None
+        self._gave_up = False
 
     # ------------------------------------------------------------------ what the wraps ask
 
     def is_active(self) -> bool:
         """False once the session has given up: everything passes through untouched then."""
-        return MODES[self.session.info().mode] in ("shadow", "prune")
+        return not self._gave_up and MODES[self.session.info().mode] in ("shadow", "prune")
 
     def wants(self, name: str) -> bool:
         return name in self.inputs
@@ -104,12 +106,13 @@ class Runtime:
                 self.run_dir / "previews", self.session.info().updates, batch, rollout.preview_images, rollout.prompts,
                 rollout.decision.prediction, rollout.decision.kept, rollout.preview_scores,
             )
-        except OSError as error:
+        except Exception as error:
             self.degrade("previews could not be saved", error)
 
     def update_ended(self) -> None:
         self.open_rollouts.clear()
         self._by_images.clear()
+        self._content_masks.clear()
         self._log_to_wandb()
 
     def _log_to_wandb(self) -> None:
@@ -151,8 +154,10 @@ class Runtime:
             prompts, metadata = self._prompts_of_batch(signature, pipeline, args, kwargs)
             if prompts is None:
                 self.warn_once("prompts", "the prompts of a batch are not known, so it is not accelerated")
+                self.session.missed_batch()
                 return function(pipeline, *args, **kwargs)
             rollout = Rollout(self, taps, pipeline, prompts, metadata)
+            self.open_rollouts.append(rollout)
             try:
                 result = function(PipelineProxy(pipeline, rollout), *args, **kwargs)
             except BaseException:
@@ -168,12 +173,26 @@ class Runtime:
         rollout.finish(images)
         if rollout.batch is not None:
             self._by_images[id(images)] = rollout
+        if len(self.open_rollouts) > OPEN_ROLLOUTS_MAX:
+            self._give_up(f"{len(self.open_rollouts)} batches were rolled out and advantages were never computed")
 
     def _forget(self, rollout) -> None:
+        self.open_rollouts.remove(rollout)
         if rollout.batch is not None:
             rollout.batch.abandon()
-        if rollout in self.open_rollouts:
-            self.open_rollouts.remove(rollout)
+        else:
+            self.session.missed_batch()
+
+    def _give_up(self, why: str) -> None:
+        """This host does not work as flow-grpo does: from here on everything passes through."""
+        self.warn_once("host", f"{why}; nothing is observed from here on")
+        self._gave_up = True
+        for rollout in list(self.open_rollouts):
+            self._forget(rollout)
+        self._by_images.clear()
+
+    def open_batches(self) -> list:
+        return [rollout.batch for rollout in self.open_rollouts if rollout.batch is not None]
 
     def _prompts_of_batch(self, signature, pipeline, args, kwargs):
         """Prompts of the batch's rows as the host encoded them last, and the caller's metadata of those rows."""
@@ -185,8 +204,7 @@ class Runtime:
         rows = embeds.shape[0] if embeds is not None else len(prompts or [])
         if prompts is None or len(prompts) != rows:
             return None, None
-        caller = sys._getframe(2).f_locals  # read only: the loader's metadata reaches no function before the scorer
-        metadata = caller.get("prompt_metadata")
+        metadata = _callers_metadata() if self.wants("preview") else None
         known = isinstance(metadata, (list, tuple)) and len(metadata) == rows
         return list(prompts), metadata if known else [{} for _ in range(rows)]
 
@@ -237,7 +255,7 @@ class Runtime:
         while self._undo:
             owner, name, original = self._undo.pop()
             setattr(owner, name, original)
-        self.session.close(in_step)
+        self.session.close(in_step, self.open_batches())
 
     def __enter__(self):
         return self
@@ -271,6 +289,19 @@ class _SeamFinder(importlib.abc.MetaPathFinder):
 
         spec.loader.exec_module = exec_module
         return spec
+
+
+def _callers_metadata():
+    """`prompt_metadata` of the function that called the pipeline: it reaches no other function before the scorer.
+
+    Read only. Before Python 3.13 a look at a frame's variables keeps them alive, so the look is forgotten again.
+    """
+    frame = sys._getframe(3)
+    variables = frame.f_locals
+    metadata = variables.get("prompt_metadata")
+    if type(variables) is dict and variables is not frame.f_globals:
+        variables.clear()
+    return metadata
 
 
 def _is_rollout(signature, pipeline, args, kwargs) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import time
 
 from .attach import _Detached, attach
 
@@ -36,6 +37,15 @@ def _settle_accelerate() -> None:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
+def _let_gloo_rest() -> None:
+    """torch 2.13 can hang for ever where a gloo group is destroyed right after a collective."""
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        if "gloo" in str(distributed.get_backend()):
+            time.sleep(0.2)
+
+
 def main(arguments: list) -> None:
     if not arguments:
         raise SystemExit("usage: python -m grpo_accel.launch SCRIPT ARGS…")
@@ -53,6 +63,7 @@ def main(arguments: list) -> None:
         raise
     finally:
         attachment.detach(in_step)
+        _let_gloo_rest()
 
 
 if __name__ == "__main__":

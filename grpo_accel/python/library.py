@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from pathlib import Path
 
 ABI_VERSION = 1
@@ -117,6 +118,7 @@ class _UpdateOptions(ctypes.Structure):
         ("rewards", ctypes.POINTER(ctypes.c_double)),
         ("host_advantages", ctypes.POINTER(ctypes.c_double)),
         ("host_std", ctypes.c_int32),
+        ("prunable", ctypes.c_int32),
     ]
 
 
@@ -154,6 +156,7 @@ def _declare(library: ctypes.CDLL) -> None:
                                      ctypes.POINTER(ctypes.c_double), ctypes.c_int32, error]),
         "ga_batch_seconds": (status, [handle, ctypes.c_int32, ctypes.c_double]),
         "ga_batch_abandon": (None, [handle]),
+        "ga_batch_missed": (None, [handle]),
         "ga_update_end": (status, [handle, ctypes.POINTER(_UpdateOptions), ctypes.POINTER(ctypes.c_double), error]),
     }
     for name, (result, arguments) in signatures.items():
@@ -165,11 +168,15 @@ def _declare(library: ctypes.CDLL) -> None:
 def load() -> ctypes.CDLL:
     """The library, opened RTLD_LOCAL so that none of its symbols can meet the host's; refuses another ABI."""
     path = find_library()
-    library = ctypes.CDLL(str(path))
-    _declare(library)
-    found = library.ga_abi_version()
+    try:
+        library = ctypes.CDLL(str(path))
+        library.ga_abi_version.restype = ctypes.c_int32
+        found = library.ga_abi_version()
+    except (OSError, AttributeError) as error:
+        raise GrpoAccelError("missing", f"{path} can't be used: {error}") from None
     if found != ABI_VERSION:
         raise GrpoAccelError("mismatch", f"{path} has interface version {found}, this Python package needs {ABI_VERSION}")
+    _declare(library)
     return library
 
 
@@ -190,8 +197,13 @@ def tensor_view(tensor) -> Tensor:
     return view
 
 
+def _on_cpu(tensor):
+    """The tensor itself, or its copy on the CPU, where features are computed; None stays None."""
+    return tensor if tensor is None or tensor.device.type == "cpu" else tensor.detach().cpu()
+
+
 def _text_array(texts):
-    return (ctypes.c_char_p * max(len(texts), 1))(*[text.encode() for text in texts])
+    return (ctypes.c_char_p * max(len(texts), 1))(*[text.encode("utf-8", "replace") for text in texts])
 
 
 class Session:
@@ -199,6 +211,7 @@ class Session:
 
     def __init__(self, config_path: str, overrides=(), log=None):
         self._library = load()
+        self._lock = threading.Lock()  # of handles that reward threads use and the main thread ends
         self._handle = ctypes.c_void_p()
         self._log = LOG_FUNCTION(lambda _user, level, line: log(level, line.decode(errors="replace"))) if log else LOG_FUNCTION()
         options = _SessionOptions(
@@ -221,9 +234,20 @@ class Session:
     def metrics_json(self) -> str:
         return (self._library.ga_session_metrics_json(self._handle) or b"{}").decode()
 
-    def close(self, in_step: bool) -> None:
+    def close(self, in_step: bool, batches=()) -> None:
+        """`batches`: those still open; late reports of their rewards are ignored from here on."""
         if self._handle:
+            self._end(batches)
             self._library.ga_session_close(ctypes.byref(self._handle), 1 if in_step else 0)
+
+    def _end(self, batches) -> None:
+        with self._lock:
+            for batch in batches:
+                batch.ended = True
+
+    def missed_batch(self) -> None:
+        """A batch that this rank rolls out but could not begin: keeps it in step with the others."""
+        self._library.ga_batch_missed(self._handle)
 
     def begin_batch(self, *, rows, steps_total, model, sigmas, prompts, latent_shape, token_shape, block_names, text_tokens):
         """Begins a batch of `rows` rollouts; latent_shape (channels, height, width), token_shape (height, width)."""
@@ -235,8 +259,11 @@ class Session:
         self._call("ga_batch_begin", self._handle, ctypes.byref(options), ctypes.byref(handle))
         return Batch(self, handle, rows)
 
-    def end_update(self, groups, rewards, host_advantages, host_std: int):
-        """Whole-group advantages: numpy int64, float64, float64 arrays [count] → float64 [count]."""
+    def end_update(self, groups, rewards, host_advantages, host_std: int, prunable: bool, batches=()):
+        """Whole-group advantages: numpy int64, float64, float64 arrays [count] → float64 [count].
+
+        Ends `batches`. After an error the host's own advantages are to be used, with 0 for stopped rows.
+        """
         import numpy as np
 
         groups = np.ascontiguousarray(groups, dtype=np.int64)
@@ -246,8 +273,9 @@ class Session:
         options = _UpdateOptions(
             ctypes.sizeof(_UpdateOptions), len(groups), groups.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)),
             rewards.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
-            host_advantages.ctypes.data_as(ctypes.POINTER(ctypes.c_double)), host_std,
+            host_advantages.ctypes.data_as(ctypes.POINTER(ctypes.c_double)), host_std, 1 if prunable else 0,
         )
+        self._end(batches)
         target = advantages.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
         self._call("ga_update_end", self._handle, ctypes.byref(options), target)
         return advantages
@@ -272,6 +300,7 @@ class Batch:
         self._session = session
         self._handle = handle
         self.rows = rows
+        self.ended = False  # under the session's lock
 
     def blocks(self) -> list:
         indices, count = ctypes.POINTER(ctypes.c_int32)(), ctypes.c_int32()
@@ -280,16 +309,20 @@ class Batch:
 
     def observe_attention(self, tap: int, query, key_image, key_text, content) -> None:
         """query, key_image [rows, heads, image tokens, d], key_text [rows, heads, text tokens, d]; content uint8 [rows, text tokens]."""
-        views = [tensor_view(query), tensor_view(key_image) if key_image is not None else Tensor(), tensor_view(key_text)]
+        tensors = [_on_cpu(tensor) for tensor in (query, key_image, key_text)]  # they must outlive the call
+        views = [tensor_view(tensor) if tensor is not None else Tensor() for tensor in tensors]
         mask = content.data_ptr() if content is not None else None
         self._session._call("ga_batch_observe_attention", self._handle, tap, *[ctypes.byref(view) for view in views], mask)
 
     def observe_latent(self, latent, velocity, sigma: float) -> None:
         """latent, velocity [rows, channels, height, width]."""
-        views = [tensor_view(latent), tensor_view(velocity)]
+        tensors = [_on_cpu(latent), _on_cpu(velocity)]
+        views = [tensor_view(tensor) for tensor in tensors]
         self._session._call("ga_batch_observe_latent", self._handle, *[ctypes.byref(view) for view in views], sigma)
 
     def observe_preview(self, scores) -> None:
+        if len(scores) != self.rows:
+            raise GrpoAccelError("data", f"the scorer gave {len(scores)} values for {self.rows} previews")
         self._session._call("ga_batch_observe_preview", self._handle, (ctypes.c_double * self.rows)(*scores))
 
     def decide(self) -> Decision:
@@ -298,13 +331,20 @@ class Batch:
         return Decision(raw)
 
     def reward(self, scorer: str, rows, values) -> None:
+        """Final values of `rows`; from any thread, ignored once the update has ended."""
         count = len(rows)
-        self._session._call(
-            "ga_batch_reward", self._handle, scorer.encode(), (ctypes.c_int32 * count)(*rows), (ctypes.c_double * count)(*values), count
-        )
+        arrays = (ctypes.c_int32 * count)(*rows), (ctypes.c_double * count)(*values)
+        with self._session._lock:
+            if not self.ended:
+                self._session._call("ga_batch_reward", self._handle, scorer.encode(), *arrays, count)
 
     def seconds(self, phase: int, seconds: float) -> None:
-        self._session._library.ga_batch_seconds(self._handle, phase, seconds)
+        """Seconds of a phase (0 denoise, 1 signal, 2 reward); from any thread, ignored once the update has ended."""
+        with self._session._lock:
+            if not self.ended:
+                self._session._library.ga_batch_seconds(self._handle, phase, seconds)
 
     def abandon(self) -> None:
+        with self._session._lock:
+            self.ended = True
         self._session._library.ga_batch_abandon(self._handle)

@@ -62,6 +62,7 @@ class Rollout:
         self.metadata = metadata
         self.rows = len(prompts)
         self.batch = None
+        self.begun = False
         self.blocks = []
         self.text_tokens = 0
         self.decision = None
@@ -82,7 +83,7 @@ class Rollout:
         try:
             plan = self._before_call(kwargs)
         except Exception as error:  # the host's call must go on whatever we did wrong
-            self.runtime.degrade("a denoising step could not be followed", error)
+            self.runtime.degrade("a batch could not be followed, so it is not pruned", error)
             plan = "pass"
         if plan == "decide":
             return self._decide(module, args, kwargs)
@@ -109,12 +110,21 @@ class Rollout:
     def finish(self, images) -> None:
         """Called with what the host's function returns; the reward wrapper finds this rollout by its images."""
         self.images = images
-        if self.batch is not None and self.decision is None:
+        if self.batch is None:
+            self.runtime.session.missed_batch()
+        elif self.decision is None:
             self._agree_late()
         total_seconds = time.perf_counter() - self._started_seconds
         if self.batch is not None:
             self.batch.seconds(0, total_seconds - self.own_seconds - self.signal_seconds)
             self.batch.seconds(1, self.signal_seconds)
+
+    def stopped(self) -> list:
+        """Rows that were not denoised to the end."""
+        if not self._pruned():
+            return []
+        kept = set(self.decision.kept)
+        return [row for row in range(self.rows) if row not in kept]
 
     # ------------------------------------------------------------------ steps
 
@@ -127,7 +137,8 @@ class Rollout:
         if timestep != self._timestep:
             self._timestep = timestep
             self.step += 1
-        if self.step == 0 and self.batch is None:
+        if self.step == 0 and not self.begun:
+            self.begun = True
             self._begin(kwargs)
         if self._pruned():
             return "compact"
@@ -148,7 +159,6 @@ class Rollout:
             token_shape=self.taps.token_shape(denoiser, *state.shape[2:]),
             block_names=[name for name, _ in self.blocks], text_tokens=self.text_tokens,
         )
-        self.runtime.open_rollouts.append(self)
         self.own_seconds += time.perf_counter() - started
 
     # ------------------------------------------------------------------ the decision
@@ -170,24 +180,28 @@ class Rollout:
             for handle in handles:
                 handle.remove()
         prediction = output[0] if isinstance(output, tuple) else output.sample
-        try:
-            self._observe(state, prediction)
-        except Exception as error:
-            self.runtime.degrade("the signals of a batch could not be taken, so it is not pruned", error)
+        self._observe(state, prediction)
         self._agree_late()
-        if self._pruned():
-            self._fill_stopped(prediction, state)
+        try:
+            if self._pruned():
+                self._fill_stopped(prediction, state)
+        except Exception as error:
+            self.runtime.degrade("stopped rows keep what the denoiser said of them", error)
         return output
 
     def _install_hooks(self, total_rows: int) -> list:
+        handles = []
         if not self.runtime.wants("attention"):
-            return []
-        rows = self._conditional(total_rows)
-        content = self._content()
-        return [
-            self.blocks[block][1].register_forward_pre_hook(self._attention_hook(tap, rows, content), with_kwargs=True)
-            for tap, block in enumerate(self.batch.blocks())
-        ]
+            return handles
+        try:
+            rows = self._conditional(total_rows)
+            content = self._content()
+            for tap, block in enumerate(self.batch.blocks()):
+                hook = self._attention_hook(tap, rows, content)
+                handles.append(self.blocks[block][1].register_forward_pre_hook(hook, with_kwargs=True))
+        except Exception as error:
+            self.runtime.degrade("attention could not be tapped", error)
+        return handles
 
     def _attention_hook(self, tap: int, rows: slice, content):
         def hook(attention, args, kwargs):
@@ -224,23 +238,36 @@ class Rollout:
         return unconditional + self.pipeline.guidance_scale * (conditional - unconditional)
 
     def _observe(self, state, prediction) -> None:
+        """x0 and preview; what fails is missing in the record, and the batch is not pruned."""
+        if state.is_cuda:
+            torch.cuda.synchronize(state.device)  # what was queued before is the host's time, not ours
         started = time.perf_counter()
-        sigma = float(self.pipeline.scheduler.sigmas[self.step])
-        latent = state[: self.rows].float()
-        velocity = self._guided(prediction)
-        if self.runtime.wants("x0"):
-            self.batch.observe_latent(latent, velocity, sigma)
+        x0 = None
+        try:
+            sigma = float(self.pipeline.scheduler.sigmas[self.step])
+            latent = state[: self.rows].float()
+            velocity = self._guided(prediction)
+            x0 = latent - sigma * velocity
+            if self.runtime.wants("x0"):
+                self.batch.observe_latent(latent, velocity, sigma)
+        except Exception as error:
+            self.runtime.degrade("the preview latent of a batch could not be taken, so it is not pruned", error)
         self.own_seconds += time.perf_counter() - started
-        if self.runtime.wants("preview"):
-            self._observe_preview(latent - sigma * velocity)
+        if x0 is not None and self.runtime.wants("preview"):
+            self._observe_preview(x0)
 
     def _observe_preview(self, x0) -> None:
         started = time.perf_counter()
-        with previews.generators_untouched():
-            self.preview_images = previews.decode(self.pipeline, x0)
-            self.preview_scores = previews.score(self.runtime.scorer(), self.preview_images, self.prompts, self.metadata)
+        try:
+            with previews.generators_untouched():
+                self.preview_images = previews.decode(self.pipeline, x0)
+                self.preview_scores = previews.score(
+                    self.runtime.scorer(), self.preview_images, self.prompts, self.metadata
+                )
+            self.batch.observe_preview(self.preview_scores)
+        except Exception as error:
+            self.runtime.degrade("the previews of a batch could not be scored, so it is not pruned", error)
         self.signal_seconds += time.perf_counter() - started
-        self.batch.observe_preview(self.preview_scores)
 
     def _agree_late(self) -> None:
         """The collective of the batch; every rank comes here once, whatever went wrong before."""
@@ -252,6 +279,7 @@ class Rollout:
         self.own_seconds += time.perf_counter() - started
         if self.decision is not None:
             self.runtime.decided(self)
+        self.preview_images = None
 
     # ------------------------------------------------------------------ kept rows only
 

@@ -40,15 +40,15 @@ def _score_rollout(runtime, rollout, scorer, images, prompts, metadata, rest, op
             images[kept], _take(prompts, kept), _take(metadata, kept), *rest, **options
         )
     rollout.batch.seconds(2, time.perf_counter() - started)
+    rollout.images = None  # only this scorer had to know them
+    _report(runtime, rollout, rewards, kept)
+    if len(kept) == rollout.rows:
+        return rewards, info
     try:
-        _report(rollout, rewards, kept)
-        if len(kept) < rollout.rows:
-            rewards = {name: _spread(rollout, name, values, kept) for name, values in rewards.items()}
-    except Exception as error:
-        runtime.degrade("rewards could not be taken over", error)
-        if len(kept) < rollout.rows:  # the host needs a value a row: the stopped ones' grey images have one too
-            return scorer(images, prompts, metadata, *rest, **options)
-    return rewards, info
+        return {name: _spread(rollout, name, values, kept) for name, values in rewards.items()}, info
+    except Exception as error:  # the host needs a value a row: the stopped ones' grey images have one too
+        runtime.degrade("rewards of kept rows could not be put in their places", error)
+        return scorer(images, prompts, metadata, *rest, **options)
 
 
 def _take(values, rows):
@@ -59,10 +59,14 @@ def _is_per_row(values, count: int) -> bool:
     return hasattr(values, "__len__") and not isinstance(values, (str, dict)) and len(values) == count
 
 
-def _report(rollout, rewards, kept) -> None:
-    for name, values in rewards.items():
-        if _is_per_row(values, len(kept)):
-            rollout.batch.reward(name, kept, [float(value) for value in values])
+def _report(runtime, rollout, rewards, kept) -> None:
+    """Into the record, the combined reward first: it is the one that a probe learns."""
+    for name in sorted(rewards, key=lambda name: name != "avg"):
+        try:
+            if _is_per_row(rewards[name], len(kept)):
+                rollout.batch.reward(name, kept, [float(value) for value in rewards[name]])
+        except Exception as error:
+            runtime.degrade(f"rewards of scorer {name} are not logged", error)
 
 
 def _spread(rollout, name, values, kept):
@@ -94,7 +98,7 @@ def wrap_tracker_update(runtime, update):
             return _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind)
         except Exception as error:
             runtime.degrade("advantages could not be computed over whole groups", error)
-            return advantages
+            return _with_zeros(runtime, advantages)
         finally:
             runtime.update_ended()
 
@@ -106,15 +110,28 @@ def _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind
     host = np.asarray(advantages, dtype=np.float64)
     columns = rewards.reshape(len(rewards), -1)
     host_columns = host.reshape(len(host), -1)
+    prunable = kind == "grpo" and np.array_equal(columns, np.repeat(columns[:, :1], columns.shape[1], 1), equal_nan=True)
     groups = np.unique(np.asarray(prompts), return_inverse=True)[1].reshape(-1)
     host_std = 0 if getattr(tracker, "global_std", False) else 1
-    whole = runtime.session.end_update(groups, columns[:, 0], host_columns[:, 0], host_std)
-    if np.array_equal(whole, host_columns[:, 0]):
+    whole = runtime.session.end_update(
+        groups, columns[:, 0], host_columns[:, 0], host_std, prunable, runtime.open_batches()
+    )
+    if np.array_equal(whole, host_columns[:, 0], equal_nan=True):
         return advantages
-    if kind != "grpo" or not (columns == columns[:, :1]).all():
-        runtime.warn_once(
-            "advantages",
-            f"advantages of type {kind!r} or rewards that differ by timestep stay the host's own; stopped rows get 0",
-        )
-        return host * (whole != 0).reshape(-1, *([1] * (host.ndim - 1)))
+    if not prunable:
+        return _with_zeros(runtime, advantages)
     return np.broadcast_to(whole.reshape(-1, *([1] * (host.ndim - 1))), host.shape).copy()
+
+
+def _with_zeros(runtime, advantages):
+    """The host's own advantages, and 0 for this rank's stopped rows: its part of the rows is a block of its own."""
+    result = np.array(advantages, dtype=np.float64)
+    if all(not rollout.stopped() for rollout in runtime.open_rollouts):
+        return advantages
+    position = runtime.rank * (len(result) // runtime.world_size)
+    for rollout in runtime.open_rollouts:
+        for row in rollout.stopped():
+            if position + row < len(result):
+                result[position + row] = 0.0
+        position += rollout.rows
+    return result

@@ -89,6 +89,13 @@ def sample(function, pipeline, embeds, guidance, noise_level=0.7):
     )
 
 
+def meet_the_tracker():
+    """One update: only a host whose tracker was seen is pruned."""
+    from flow_grpo.stat_tracking import PerPromptStatTracker
+
+    PerPromptStatTracker(True).update(PROMPTS, np.random.default_rng(0).normal(size=(len(PROMPTS), 1)))
+
+
 def kept_rows(attachment):
     (rollout,) = attachment.open_rollouts
     return rollout.decision.kept
@@ -119,6 +126,9 @@ def test_survivors_are_what_they_would_have_been(pipeline, attach, guidance, kee
 
     embeds = encode(pipeline)
     images, latents, log_probs = sample(pipeline_with_logprob.__wrapped__, pipeline, embeds, guidance)
+    watched_images, watched_latents, _ = sample(pipeline_with_logprob, pipeline, embeds, guidance)
+    assert (watched_images == images).all() and all((a == b).all() for a, b in zip(watched_latents, latents))
+    meet_the_tracker()
     pruned_images, pruned_latents, pruned_log_probs = sample(pipeline_with_logprob, pipeline, embeds, guidance)
     kept = kept_rows(attachment)
     assert len(kept) == round(keep * len(PROMPTS))
@@ -153,7 +163,6 @@ def test_attention_maps_are_those_of_the_module(pipeline, attach, tmp_path):
 
     attachment = attach(mode="shadow", decision="{step: 2}", probe="{inputs: [attention]}", record="{segment_rows: 12}")
     from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
-    from flow_grpo.stat_tracking import PerPromptStatTracker
 
     embeds = encode(pipeline)
     caught = {}
@@ -174,7 +183,7 @@ def test_attention_maps_are_those_of_the_module(pipeline, attach, tmp_path):
     sample(pipeline_with_logprob, pipeline, embeds, 1.0)
     for handle in handles:
         handle.remove()
-    PerPromptStatTracker(True).update(PROMPTS, np.zeros((len(PROMPTS), 1)))
+    meet_the_tracker()
     masks = np.array([taps_sd3.content_mask(pipeline, prompt, embeds[0][0].shape[1], 16) for prompt in PROMPTS], dtype=bool)
     attachment.detach()
     features = grpo_accel.open_record(tmp_path / "run")["features/attention"].astype(np.float32)[:, 0]
