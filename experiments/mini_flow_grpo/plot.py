@@ -1,4 +1,4 @@
-"""Draws docs/images/mini_flow_grpo.png from results.json: reward against training time, without pruning."""
+"""Draws docs/images/mini_flow_grpo.png from results.json: reward against updates and time."""
 
 import json
 from pathlib import Path
@@ -10,50 +10,62 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 IMAGE = HERE.parents[1] / "docs" / "images" / "mini_flow_grpo.png"
-SMOOTHED_OVER = 5  # updates
+SMOOTHED_OVER = 10  # updates
 
 
 def smoothed(values):
     """Mean over the last few values."""
-    return [
-        sum(values[max(0, i + 1 - SMOOTHED_OVER) : i + 1]) / min(i + 1, SMOOTHED_OVER) for i in range(len(values))
-    ]
+    spans = [values[max(0, i + 1 - SMOOTHED_OVER) : i + 1] for i in range(len(values))]
+    return [sum(span) / len(span) for span in spans]
+
+
+def minutes_at(results):
+    """Minutes of training at the end of each number of updates, the evaluations left out."""
+    # A line's evaluation is made before its update: its time is the end of the update before.
+    return [0.0, *(row["training_seconds"] / 60 for row in results["rows"])]
+
+
+def draw_held_out(axes, x, values, errors):
+    lower, upper = ([v + sign * e for v, e in zip(values, errors)] for sign in (-1, 1))
+    axes.fill_between(x, lower, upper, color="tab:orange", alpha=0.2, lw=0, label="± its standard error")
+    axes.plot(x, values, "o-", color="tab:orange", ms=4, label="held-out prompts, ODE")
+
+
+def draw_rewards(axes, trained, evaluated):
+    numbers, rewards = [row["update"] + 1 for row in trained], [row["reward"] for row in trained]
+    axes.plot(numbers, rewards, color="0.85", lw=1, label="rollouts of each update")
+    axes.plot(numbers, smoothed(rewards), color="tab:blue", label=f"rollouts, mean of {SMOOTHED_OVER}")
+    draw_held_out(
+        axes,
+        [row["update"] for row in evaluated],
+        [row["eval_reward"] for row in evaluated],
+        [row["eval_reward_error"] for row in evaluated],
+    )
+    axes.set(xlabel="updates", ylabel="mean reward")
+    axes.legend(frameon=False, loc="lower right", fontsize="small")
+
+
+def draw_rise(axes, minutes, evaluated):
+    axes.axhline(0, color="0.5", lw=1)
+    draw_held_out(
+        axes,
+        [minutes[row["update"]] for row in evaluated],
+        [row["eval_rise"] for row in evaluated],
+        [row["eval_rise_error"] for row in evaluated],
+    )
+    axes.set(xlabel="minutes of training, evaluations left out", ylabel="rise of the held-out reward")
+    axes.legend(frameon=False, loc="upper left", fontsize="small")
 
 
 def main():
     results = json.loads((HERE / "results.json").read_text())
-    updates = [row for row in results["rows"] if "reward" in row]
+    trained = [row for row in results["rows"] if "reward" in row]
     evaluated = [row for row in results["rows"] if "eval_reward" in row]
-    minutes = [row["training_seconds"] / 60 for row in updates]
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(3, 2), layout="constrained")
-    left.plot(minutes, [row["reward"] for row in updates], color="0.8", lw=1, label="rollouts, each update")
-    left.plot(
-        minutes,
-        smoothed([row["reward"] for row in updates]),
-        color="tab:blue",
-        label=f"rollouts, mean of {SMOOTHED_OVER} updates",
-    )
-    left.plot(
-        # A line's evaluation is made before its update: its time is the end of the update before.
-        [results["rows"][row["update"] - 1]["training_seconds"] / 60 if row["update"] else 0 for row in evaluated],
-        [row["eval_reward"] for row in evaluated],
-        "o-",
-        color="tab:orange",
-        label="held-out prompts, ODE",
-    )
-    left.set(xlabel="training time, minutes (evaluation left out)", ylabel="mean reward")
-    left.legend(frameon=False, loc="lower right")
-    left.grid(alpha=0.3)
-
-    shares = results["headline"]["seconds_per_update"]
-    names = {"rollout": "rollouts", "reward": "waiting for rewards", "train": "training"}
-    right.barh([names[name] for name in shares], list(shares.values()), color="tab:blue")
-    right.bar_label(right.containers[0], fmt="%.2f s", padding=3)
-    right.invert_yaxis()
-    right.margins(x=0.2)
-    right.set(xlabel="seconds an update", title=f"{results['rows'][0]['rows']} rollouts on {results['ranks']} ranks")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    draw_rewards(left, trained, evaluated)
+    draw_rise(right, minutes_at(results), evaluated)
     for axes in (left, right):
+        axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     IMAGE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(IMAGE, dpi=110)

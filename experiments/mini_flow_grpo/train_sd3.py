@@ -8,8 +8,9 @@ them the script trains in one process. Module names, call order and signatures o
 flow-grpo's scripts/train_sd3.py and train_sd3_fast.py, so whatever attaches there attaches here. Unlike
 these, the script ends after ``config.num_epochs`` updates.
 
-Writes ``<save_dir>/progress.jsonl``, one line an update (see ``Trainer.write_progress``), and the trained
-weights under ``<save_dir>/checkpoints``.
+Writes ``<save_dir>/progress.jsonl``, one line an update (see ``Trainer.write_progress``), the single rewards
+of each evaluation into ``evaluations.jsonl`` beside it, and the trained weights under
+``<save_dir>/checkpoints``.
 """
 
 import contextlib
@@ -147,7 +148,7 @@ def load_pipeline(config, device):
     pipeline = StableDiffusion3Pipeline.from_pretrained(config.pretrained.model).to(device)
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3):
         part.requires_grad_(False)
-    pipeline.transformer.requires_grad_(not config.use_lora)
+    pipeline.transformer.requires_grad_(False)
     if config.use_lora:
         lora = LoraConfig(
             r=config.lora.rank,
@@ -156,6 +157,9 @@ def load_pipeline(config, device):
             target_modules=LORA_TARGETS,
         )
         pipeline.transformer = get_peft_model(pipeline.transformer, lora)
+    else:
+        for name, parameter in pipeline.transformer.named_parameters():
+            parameter.requires_grad_(name.startswith(tuple(config.trained_modules)))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -418,10 +422,13 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self):
-        """Mean reward of ODE samples of the held-out prompts; the initial noise is always the same."""
+        """Rewards of ODE samples of the held-out prompts, float64 [images per prompt, prompts], on all ranks.
+
+        The initial noise of each image is always the same, so that evaluations can be compared pairwise.
+        """
         config = self.config
         mine = list(range(self.rank, len(self.test_prompts), self.world_size))
-        total = torch.zeros(2, device=self.device, dtype=torch.float64)
+        rewards = torch.zeros(len(self.test_prompts), device=self.device, dtype=torch.float64)
         for start in range(0, len(mine), config.sample.test_batch_size):
             rows = mine[start : start + config.sample.test_batch_size]
             prompts = [self.test_prompts[row] for row in rows]
@@ -430,9 +437,20 @@ class Trainer:
             scores, _ = self.executor.submit(
                 self.eval_reward_fn, images, prompts, [{}] * len(rows), only_strict=False
             ).result()
-            total += total.new_tensor([sum(scores["avg"]), len(rows)])
-        total = self.accelerator.reduce(total)
-        return (total[0] / total[1]).item()
+            rewards[rows] = rewards.new_tensor(scores["avg"])
+        rewards = self.accelerator.reduce(rewards)
+        return rewards.view(config.sample.test_images_per_prompt, -1)
+
+    def summarise_evaluation(self, epoch, rewards):
+        """Mean and its standard error over the prompts; the main process keeps the single rewards."""
+        if self.accelerator.is_main_process:
+            rounded = [[round(reward, 4) for reward in image] for image in rewards.tolist()]
+            with open(self.save_dir / "evaluations.jsonl", "a") as file:
+                file.write(json.dumps({"update": epoch, "rewards": rounded}) + "\n")
+        by_prompt = rewards.mean(dim=0)
+        # A single prompt says nothing about the others; NaN would not be JSON.
+        error = by_prompt.std().item() / len(by_prompt) ** 0.5 if len(by_prompt) > 1 else 0.0
+        return {"eval_reward": by_prompt.mean().item(), "eval_reward_error": error}
 
     def write_progress(self, record):
         """Appends one line to ``progress.jsonl`` and prints its gist; main process only.
@@ -494,7 +512,8 @@ class Trainer:
         config = self.config
         self.save_dir.mkdir(parents=True, exist_ok=True)
         if self.accelerator.is_main_process:
-            (self.save_dir / "progress.jsonl").write_text("")
+            for name in ("progress.jsonl", "evaluations.jsonl"):
+                (self.save_dir / name).write_text("")
             (self.save_dir / "config.json").write_text(config.to_json_best_effort(indent=1) + "\n")
         self.accelerator.wait_for_everyone()
         self.pipeline.transformer.eval()
@@ -504,7 +523,7 @@ class Trainer:
             last = epoch == config.num_epochs
             if config.eval_freq and (epoch % config.eval_freq == 0 or last):
                 with timed(seconds, "eval"):
-                    record["eval_reward"] = self.evaluate()
+                    record |= self.summarise_evaluation(epoch, self.evaluate())
             if last or (config.save_freq and epoch and epoch % config.save_freq == 0):
                 self.save_checkpoint(epoch)
             if not last:
