@@ -17,6 +17,7 @@
 #include "dist/world.h"
 #include "grpo_accel/base/digest.h"
 #include "grpo_accel/base/random.h"
+#include "grpo_accel/select/plan.h"
 
 #if defined(GA_HAVE_MPI)
 #include <mpi.h>
@@ -77,18 +78,48 @@ static uint64_t digest_of_rows(const ga_candidate *all) {
     return digest;
 }
 
+/* Checksum of a plan that keeps a quarter of the rows; 0 if there is none. */
+static uint64_t plan_of(const ga_world *world, const ga_candidate *all, uint64_t batch) {
+    const ga_plan_options options = {.policy = GA_POLICY_EXTREMES,
+        .ranks = ga_world_size(world),
+        .keep_per_rank = ROWS_ALL / ga_world_size(world) / 4,
+        .seed = 9,
+        .batch = batch,
+        .std_kind = GA_STD_GLOBAL};
+    ga_arena *arena = ga_arena_create(0);
+    ga_plan plan = {0};
+    const ga_status status = ga_plan_make(&options, all, ROWS_ALL, arena, &plan, NULL);
+    ga_arena_destroy(&arena);
+    return status == GA_OK ? plan.checksum : 0;
+}
+
+/* The gathered rows, changed so that one of each four consecutive ones is worth most: then equal quotas a
+ * rank choose the same rows on 1, 2, 3 and 4 ranks. */
+static void make_quotas_equal(ga_candidate *all) {
+    for (int32_t i = 0; i < ROWS_ALL; i++) {
+        const int32_t best = (int32_t)(all[i / 4 * 4].group + (uint64_t)(i / 4)) % 4;
+        all[i].mean = 0.0f;
+        all[i].variance = i % 4 == best ? 1.0f + all[i].variance : 0.1f * all[i].variance;
+    }
+}
+
 static int play_same(ga_world *world) {
     ga_error error;
     ga_exchange_report report;
     ga_candidate all[ROWS_ALL];
-    uint64_t digest = 0;
+    uint64_t digest = 0, plan = 0, plan_anywhere = 0;
     for (uint64_t batch = 1; batch <= 20; batch++) {
         const ga_exchange_header header = {.batch = batch, .fingerprint = 5};
         EXPECT(exchange(world, header, LONG_SECONDS, all, &report, &error) == GA_OK, &error);
         digest = ga_digest_join(digest, digest_of_rows(all));
+        plan = ga_digest_join(plan, plan_of(world, all, batch));
+        EXPECT(plan_of(world, all, batch) != 0, &error);
+        make_quotas_equal(all);
+        plan_anywhere = ga_digest_join(plan_anywhere, plan_of(world, all, batch));
     }
-    printf("rank %d: size=%d transport=%s digest=%016llx bytes=%016llx\n", rank_of_this, ga_world_size(world),
-        ga_world_transport_name(world), (unsigned long long)digest, (unsigned long long)report.digest);
+    printf("rank %d: size=%d transport=%s digest=%016llx bytes=%016llx plan=%016llx plan_anywhere=%016llx\n",
+        rank_of_this, ga_world_size(world), ga_world_transport_name(world), (unsigned long long)digest,
+        (unsigned long long)report.digest, (unsigned long long)plan, (unsigned long long)plan_anywhere);
     return 0;
 }
 
