@@ -64,7 +64,7 @@ def base():
     sample.sde_window_range = SETTINGS.window
 
     config.train = train = ml_collections.ConfigDict()
-    train.learning_rate = 7e-4
+    train.learning_rate = 2.5e-4
     train.adam_beta1 = 0.9
     train.adam_beta2 = 0.999
     train.adam_weight_decay = 1e-4

@@ -27,7 +27,7 @@ def minutes_at(results):
 
 def draw_held_out(axes, x, values, errors):
     lower, upper = ([v + sign * e for v, e in zip(values, errors)] for sign in (-1, 1))
-    axes.fill_between(x, lower, upper, color="tab:orange", alpha=0.2, lw=0, label="± its standard error")
+    axes.fill_between(x, lower, upper, color="tab:orange", alpha=0.2, lw=0, label="± standard error")
     axes.plot(x, values, "o-", color="tab:orange", ms=4, label="held-out prompts, ODE")
 
 
@@ -42,7 +42,9 @@ def draw_rewards(axes, trained, evaluated):
         [row["eval_reward_error"] for row in evaluated],
     )
     axes.set(xlabel="updates", ylabel="mean reward")
-    axes.legend(frameon=False, loc="lower right", fontsize="small")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.3 * (high - low), high)  # room for the legend
+    axes.legend(frameon=False, loc="lower right", fontsize="small", ncols=2)
 
 
 def draw_rise(axes, minutes, evaluated):
