@@ -14,7 +14,7 @@
 #include "grpo_accel/command/json.h"
 #include "grpo_accel/config/config.h"
 
-/* CONTRACTS §1. */
+/* What scripts may rely on; docs/man/grpo-accel.1 has the table. */
 typedef enum ga_exit {
     GA_EXIT_DONE = 0,
     GA_EXIT_NO = 1,      /* done, and the answer is no */

@@ -1,4 +1,4 @@
-/* evaluate: how good a probe is on a record, within prompt groups. CONTRACTS §5 is the JSON. */
+/* evaluate: how good a probe is on a record, within prompt groups; pooled figures beside them are called pooled. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>

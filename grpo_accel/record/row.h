@@ -1,5 +1,5 @@
 /*
- * The schema of a record: what a row, a batch and a segment hold. CONTRACTS §3 is this page for users.
+ * The schema of a record: what a row, a batch and a segment hold. docs/record.md is this page for users.
  *
  * One row a rollout, one dataset a column. Columns are only ever added; a changed meaning raises the schema
  * version.

@@ -66,7 +66,7 @@ def make_batch(rng, update, number):
 
 
 def write_segment(path, rank, batches):
-    """One rank's share of (update, number, batch) as CONTRACTS §3 lays it out."""
+    """One rank's share of (update, number, batch) as docs/record.md lays it out."""
     columns = {name: [] for name in ("update", "batch", "group", "reward", "prediction", "kept", "audit")}
     for update, number, batch in batches:
         mine = slice(rank, None, RANKS)
