@@ -36,10 +36,10 @@ static void change_section(const schema_visitor *visitor, char *open, const char
         open[section_bytes(open)] = '\0';
     }
     while (strlen(open) < section_bytes(path)) {
-        char name[64];
+        char name[64] = "";
         const size_t start = strlen(open);
         const size_t length = strcspn(path + start, ".");
-        (void)snprintf(name, sizeof name, "%.*s", (int)length, path + start);
+        memcpy(name, path + start, length < sizeof name ? length : sizeof name - 1);
         visitor->begin_section(visitor->user, name);
         memcpy(open + start, path + start, length + 1);
         open[start + length + 1] = '\0';

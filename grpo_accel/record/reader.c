@@ -1,4 +1,5 @@
 #include "grpo_accel/record/reader.h"
+#include "grpo_accel/base/check.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -412,7 +413,7 @@ static ga_status build_table(const collection *all, ga_record_table **table_out,
     }
     size_t prompt_bytes = 0;
     const ga_record_layout layout = merge_layouts(all, &prompt_bytes);
-    part_map *maps = calloc((size_t)all->part_count, sizeof *maps);
+    part_map *maps = calloc(ga_size(all->part_count), sizeof *maps);
     if (maps == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for %d parts", all->part_count);
     }
