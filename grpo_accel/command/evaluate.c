@@ -1,4 +1,4 @@
-/* evaluate: how good a probe is on a record, within prompt groups; pooled figures beside them are called pooled. */
+/* evaluate: how good a probe is on a record, within prompt groups; pooled figures are labelled as pooled. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
