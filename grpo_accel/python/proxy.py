@@ -70,7 +70,6 @@ class Rollout:
         self.images = None
         self.preview_images = None
         self.preview_scores = None
-        self.denoiser_rows = 0
         self.own_seconds = 0.0
         self.signal_seconds = 0.0
         self._timestep = None
@@ -89,7 +88,6 @@ class Rollout:
             return self._decide(module, args, kwargs)
         if plan == "compact":
             return self._denoise_kept(module, args, kwargs)
-        self.denoiser_rows += kwargs[self.taps.STATE_ARGUMENT].shape[0]
         return module(*args, **kwargs)
 
     def decode(self, latents, *args, **kwargs):
@@ -173,7 +171,6 @@ class Rollout:
         """The full batch's call at the decision step, its signals, and the agreement with the other ranks."""
         state = kwargs[self.taps.STATE_ARGUMENT]
         handles = self._install_hooks(state.shape[0])
-        self.denoiser_rows += state.shape[0]
         try:
             output = module(*args, **kwargs)
         finally:
@@ -291,7 +288,6 @@ class Rollout:
     def _denoise_kept(self, module, args, kwargs):
         state = kwargs[self.taps.STATE_ARGUMENT]
         indices = self._indices(state.shape[0], state.device)
-        self.denoiser_rows += len(indices)
         compact = {
             name: value.index_select(0, indices) if name in self.taps.ROW_ARGUMENTS and value is not None else value
             for name, value in kwargs.items()
