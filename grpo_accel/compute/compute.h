@@ -18,7 +18,7 @@
 #include "grpo_accel/base/status.h"
 
 /* Grows when an entry is appended; entries never change their meaning. */
-#define GA_COMPUTE_VERSION 1u
+#define GA_COMPUTE_VERSION 2u
 
 /* Row-major C[m, n] = alpha · op(A)[m, k] · op(B)[k, n] + beta · C; op transposes where the flag is set, so A
  * is stored [k, m] then. ld*: elements from a stored row to the next. beta = 0 never reads C. */
@@ -51,6 +51,21 @@ typedef struct ga_adamw {
     int64_t step;
     float learning_rate, beta1, beta2, epsilon, weight_decay;
 } ga_adamw;
+
+/* What ga_compute.attention reduces to maps; the definitions of the statistics are those of
+ * grpo_accel/feature/attention.h. All tensors on the provider's device. */
+typedef struct ga_attention_op {
+    int32_t rows, heads, image_tokens, text_tokens, head_size;
+    const ga_tensor *query;     /* [R, heads, image tokens, head size] f32, f16 or bf16, any strides */
+    const ga_tensor *key_image; /* [R, heads, image keys, head size]; NULL: softmax over the text alone */
+    const ga_tensor *key_text;  /* [R, heads, text tokens, head size] */
+    const uint8_t *content;     /* [R, text tokens] in host memory, 1: content; NULL: all */
+    const int32_t *row_index;   /* [rows] which of the R rows; NULL: 0 … rows − 1; host memory */
+    uint32_t statistics;        /* bit i: statistic i, never 0 */
+} ga_attention_op;
+
+/* A piece of work that uses the table, see ga_compute.run. */
+typedef ga_status (*ga_compute_job)(void *user, ga_error *error);
 
 typedef struct ga_compute {
     uint32_t version; /* GA_COMPUTE_VERSION of the provider */
@@ -109,6 +124,45 @@ typedef struct ga_compute {
     /* One step over a flat buffer: parameter, first and second moment are updated in place. */
     ga_status (*adamw)(const ga_adamw *adamw, int64_t count, const float *gradient, float *parameter,
         float *first_moment, float *second_moment, ga_error *error);
+
+    /* ---- since version 2 ---- */
+
+    int32_t device; /* ga_device that all arrays above must live on */
+    int32_t device_index;
+
+    /* Arrays on the device, zeroed; freed with release (NULL allowed). Pointers into an array are as good as
+     * its start. upload, download: contiguous copies from and to host memory, complete on return. */
+    ga_status (*allocate)(size_t floats, float **memory_out, ga_error *error);
+    void (*release)(float *memory);
+    ga_status (*upload)(size_t floats, const float *host, float *memory, ga_error *error);
+    ga_status (*download)(size_t floats, const float *memory, float *host, ga_error *error);
+    ga_status (*zero)(size_t floats, float *memory, ga_error *error);
+
+    /* Runs `job` where the caller's autocast and grad mode don't reach, on the caller's device and stream,
+     * and returns its status when it is done. The native table calls it directly. Everything that uses the
+     * table of another provider than native goes through here. Not reentrant from inside a job: a nested call
+     * runs directly. */
+    ga_status (*run)(ga_compute_job job, void *user, ga_error *error);
+
+    /* values[rows, channels, positions] *= 1 + scale[rows, channels]. */
+    ga_status (*channel_scale_forward)(int32_t rows, int32_t channels, int32_t positions, const float *scale,
+        float *values, ga_error *error);
+    /* input: the values before the scaling. grad_scale overwritten; grad_values [rows, channels, positions]
+     * becomes the gradient of the input in place. */
+    ga_status (*channel_scale_backward)(int32_t rows, int32_t channels, int32_t positions, const float *scale,
+        const float *input, float *grad_values, float *grad_scale, ga_error *error);
+
+    /* target[row · target_stride + i] = source[row · source_stride + i], i < count: joins and cuts columns.
+     */
+    ga_status (*copy_columns)(int32_t rows, int32_t count, int32_t source_stride, const float *source,
+        int32_t target_stride, float *target, ga_error *error);
+
+    /* target = decay · target + (1 − decay) · source: the moving average of weights. */
+    ga_status (*lerp)(int64_t count, float decay, const float *source, float *target, ga_error *error);
+
+    /* maps_out [rows, statistics, image tokens] in host memory, statistics in ascending order of their bits.
+     * NULL: the provider has none of its own (native: room feature's fused kernel is the implementation). */
+    ga_status (*attention)(const ga_attention_op *op, float *maps_out, ga_error *error);
 } ga_compute;
 
 /* Plain C and OpenBLAS on the CPU. Never NULL; static storage. Thread-safe. */
