@@ -188,6 +188,13 @@ static double area_top_quarter(const row *rows, size_t count) {
     return area_above(rows, count, first > 0 ? first : first_above(rows, count, bound, false));
 }
 
+/* Where ties would make every row a positive, only those below the tie are. */
+static double area_bottom_quarter(const row *rows, size_t count) {
+    const double bound = rows[(count + 3) / 4 - 1].target;
+    const size_t end = first_above(rows, count, bound, false);
+    return area_above(rows, count, end < count ? end : first_above(rows, count, bound, true));
+}
+
 static double group_statistic(ga_within_kind kind, row *rows, size_t count) {
     rank_group(rows, count);
     switch (kind) {
@@ -197,6 +204,8 @@ static double group_statistic(ga_within_kind kind, row *rows, size_t count) {
     case GA_WITHIN_AUC_MEDIAN: return area_median(rows, count);
     case GA_WITHIN_AUC_TOP_QUARTER: return area_top_quarter(rows, count);
     case GA_WITHIN_PAIRWISE: return pairwise(rows, count);
+    case GA_WITHIN_AUC_BOTTOM_QUARTER: return area_bottom_quarter(rows, count);
+    case GA_WITHIN_KIND_COUNT: break;
     }
     return 0;
 }
@@ -227,20 +236,20 @@ static bool group_counts(const row *rows, size_t count) {
     return count >= ROWS_PER_GROUP_MIN && rows[0].target < rows[count - 1].target;
 }
 
-/* One statistic a group that counts into statistics[≥ groups]; returns how many, and the rows they have. */
-static size_t collect_statistics(
-    ga_within_kind kind, row *rows, size_t count, double *statistics, size_t *rows_out) {
-    size_t groups = 0, used = 0;
+/* One statistic a group that counts into found[≥ groups]; returns how many there are. */
+static size_t collect_statistics(ga_within_kind kind, row *rows, size_t count, ga_within_group *found) {
+    size_t groups = 0;
     for (size_t first = 0, end; first < count; first = end) {
         for (end = first + 1; end < count && rows[end].group == rows[first].group;) {
             end++;
         }
         if (group_counts(rows + first, end - first)) {
-            statistics[groups++] = group_statistic(kind, rows + first, end - first);
-            used += end - first;
+            const uint64_t key = rows[first].group;
+            found[groups++] = (ga_within_group){.group = key,
+                .value = group_statistic(kind, rows + first, end - first),
+                .rows = (int64_t)(end - first)};
         }
     }
-    *rows_out = used;
     return groups;
 }
 
@@ -275,23 +284,80 @@ static void bootstrap(const double *statistics, size_t groups, uint64_t seed, do
     within->high = quantile_of(means, resamples, 0.975);
 }
 
-/* scratch: [count + resamples], statistics first, then means of the draws. */
-static ga_status summarise(ga_within_kind kind, row *rows, size_t count, uint64_t seed, size_t resamples,
-    double *scratch, ga_within *within_out, ga_error *error) {
-    size_t used = 0;
-    const size_t groups = collect_statistics(kind, rows, count, scratch, &used);
+ga_status ga_bootstrap_mean(const double *values, size_t count, uint64_t seed, int32_t resamples,
+    ga_within *within_out, ga_error *error) {
+    if ((count > 0 && values == NULL) || within_out == NULL || count > UINT32_MAX || resamples < 0) {
+        return GA_FAIL(
+            error, GA_ERR_ARGUMENT, "mean over groups: NULL column or %d resamples (need ≥ 0)", resamples);
+    }
+    double *scratch = calloc(count + ga_size(resamples) + 1, sizeof *scratch);
+    if (scratch == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for an interval over %zu groups", count);
+    }
+    size_t groups = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (isfinite(values[i])) {
+            scratch[groups++] = values[i];
+        }
+    }
+    ga_status status = GA_OK;
+    if (groups > 0) {
+        ga_within within = {.value = mean_of(scratch, groups), .groups = (int64_t)groups};
+        within.low = within.value;
+        within.high = within.value;
+        if (resamples > 0) {
+            bootstrap(scratch, groups, seed, scratch + count, ga_size(resamples), &within);
+        }
+        *within_out = within;
+    } else {
+        status = GA_FAIL(error, GA_ERR_DATA, "none of %zu groups has the figure: no mean", count);
+    }
+    free(scratch);
+    return status;
+}
+
+static ga_status check_columns(ga_within_kind kind, const double *prediction, const double *target,
+    const uint64_t *group, size_t count, int32_t resamples, ga_error *error) {
+    const bool pointers_ok = count == 0 || (prediction != NULL && target != NULL && group != NULL);
+    if (!pointers_ok || count > UINT32_MAX || resamples < 0 || (int)kind < 0 ||
+        kind >= GA_WITHIN_KIND_COUNT) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT,
+            "within-group figure: NULL column, unknown kind %d or %d resamples (need ≥ 0)", (int)kind,
+            resamples);
+    }
+    return GA_OK;
+}
+
+ga_status ga_within_groups(ga_within_kind kind, const double *prediction, const double *target,
+    const uint64_t *group, size_t count, ga_within_group *groups_out, size_t *group_count_out,
+    ga_error *error) {
+    GA_TRY(check_columns(kind, prediction, target, group, count, 0, error));
+    size_t usable = 0;
+    row *rows = collect_rows(prediction, target, group, count, &usable);
+    if (rows == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a figure over %zu rows", count);
+    }
+    *group_count_out = collect_statistics(kind, rows, usable, groups_out);
+    free(rows);
+    return GA_OK;
+}
+
+/* Values in the groups' order, their mean and interval. found: [groups]; values: scratch [groups]. */
+static ga_status summarise(const ga_within_group *found, size_t groups, size_t count, uint64_t seed,
+    int32_t resamples, double *values, ga_within *within_out, ga_error *error) {
     if (groups == 0) {
         return GA_FAIL(error, GA_ERR_DATA,
-            "no group has %d finite rows and spread in its target (%zu finite rows in all); gather more "
-            "groups",
+            "no group has %d finite rows and spread in its target (%zu rows in all); gather more groups",
             (int)ROWS_PER_GROUP_MIN, count);
     }
-    ga_within within = {.value = mean_of(scratch, groups), .rows = (int64_t)used, .groups = (int64_t)groups};
-    within.low = within.value;
-    within.high = within.value;
-    if (resamples > 0) {
-        bootstrap(scratch, groups, seed, scratch + count, resamples, &within);
+    ga_within within;
+    int64_t rows = 0;
+    for (size_t i = 0; i < groups; i++) {
+        values[i] = found[i].value;
+        rows += found[i].rows;
     }
+    GA_TRY(ga_bootstrap_mean(values, groups, seed, resamples, &within, error));
+    within.rows = rows;
     *within_out = within;
     return GA_OK;
 }
@@ -299,24 +365,66 @@ static ga_status summarise(ga_within_kind kind, row *rows, size_t count, uint64_
 ga_status ga_within_estimate(ga_within_kind kind, const double *prediction, const double *target,
     const uint64_t *group, size_t count, uint64_t seed, int32_t resamples, ga_within *within_out,
     ga_error *error) {
-    const bool pointers_ok = count == 0 || (prediction != NULL && target != NULL && group != NULL);
-    if (!pointers_ok || within_out == NULL || count > UINT32_MAX || resamples < 0 || (int)kind < 0 ||
-        kind > GA_WITHIN_PAIRWISE) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT,
-            "within-group figure: NULL column, unknown kind %d or %d resamples (need ≥ 0)", (int)kind,
-            resamples);
+    GA_TRY(check_columns(kind, prediction, target, group, count, resamples, error));
+    if (within_out == NULL) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "within-group figure: NULL for the answer");
     }
-    size_t usable = 0;
-    row *rows = collect_rows(prediction, target, group, count, &usable);
-    double *scratch = calloc(count + ga_size(resamples) + 1, sizeof *scratch);
+    ga_within_group *found = calloc(count + 1, sizeof *found);
+    double *values = calloc(count + 1, sizeof *values);
+    size_t groups = 0;
     ga_status status;
-    if (rows == NULL || scratch == NULL) {
+    if (found == NULL || values == NULL) {
         status = GA_FAIL(error, GA_ERR_MEMORY, "no memory for a figure over %zu rows", count);
     } else {
-        status = summarise(kind, rows, usable, seed, ga_size(resamples), scratch, within_out, error);
+        status = ga_within_groups(kind, prediction, target, group, count, found, &groups, error);
     }
-    free(scratch);
-    free(rows);
+    if (status == GA_OK) {
+        status = summarise(found, groups, count, seed, resamples, values, within_out, error);
+    }
+    free(values);
+    free(found);
+    return status;
+}
+
+/* found: scratch for the groups of both, [2 (count + 1)]; masked: scratch for their columns, [2 (count + 1)].
+ */
+static ga_status compare(ga_within_kind kind, const double *prediction, const double *other,
+    const double *target, const uint64_t *group, size_t count, uint64_t seed, int32_t resamples,
+    ga_within_group *found, double *masked, ga_within *difference_out, ga_error *error) {
+    for (size_t i = 0; i < count; i++) {
+        const bool both = isfinite(prediction[i]) && isfinite(other[i]);
+        masked[i] = both ? prediction[i] : (double)NAN;
+        masked[count + i] = both ? other[i] : (double)NAN;
+    }
+    ga_within_group *others = found + count + 1;
+    size_t groups = 0, other_groups = 0;
+    GA_TRY(ga_within_groups(kind, masked, target, group, count, found, &groups, error));
+    GA_TRY(ga_within_groups(kind, masked + count, target, group, count, others, &other_groups, error));
+    GA_REQUIRE(error, groups == other_groups);
+    for (size_t i = 0; i < groups; i++) {
+        found[i].value -= others[i].value;
+    }
+    return summarise(found, groups, count, seed, resamples, masked, difference_out, error);
+}
+
+ga_status ga_within_compare(ga_within_kind kind, const double *prediction, const double *other,
+    const double *target, const uint64_t *group, size_t count, uint64_t seed, int32_t resamples,
+    ga_within *difference_out, ga_error *error) {
+    GA_TRY(check_columns(kind, prediction, target, group, count, resamples, error));
+    if ((count > 0 && other == NULL) || difference_out == NULL) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "difference of figures: NULL column");
+    }
+    ga_within_group *found = calloc(2 * (count + 1), sizeof *found);
+    double *masked = calloc(2 * (count + 1), sizeof *masked);
+    ga_status status;
+    if (found == NULL || masked == NULL) {
+        status = GA_FAIL(error, GA_ERR_MEMORY, "no memory for a figure over %zu rows", count);
+    } else {
+        status = compare(kind, prediction, other, target, group, count, seed, resamples, found, masked,
+            difference_out, error);
+    }
+    free(masked);
+    free(found);
     return status;
 }
 

@@ -21,7 +21,10 @@ typedef enum ga_within_kind {
     GA_WITHIN_KENDALL = 2,         /* tau-b (Kendall 1945), in [-1, 1]; quadratic in the group's size */
     GA_WITHIN_AUC_MEDIAN = 3,      /* area under the ROC curve for "above the group's median", in [0, 1] */
     GA_WITHIN_AUC_TOP_QUARTER = 4, /* the same for the best ceil(n/4) of the group's n rows, ties included */
-    GA_WITHIN_PAIRWISE = 5 /* share of pairs with different targets in the right order, equal predictions ½ */
+    GA_WITHIN_PAIRWISE =
+        5, /* share of pairs with different targets in the right order, equal predictions ½ */
+    GA_WITHIN_AUC_BOTTOM_QUARTER = 6, /* area for the worst ceil(n/4) rows, ties included, lowest first */
+    GA_WITHIN_KIND_COUNT = 7
 } ga_within_kind;
 
 typedef struct ga_within {
@@ -42,6 +45,37 @@ typedef struct ga_within {
 ga_status ga_within_estimate(ga_within_kind kind, const double *prediction, const double *target,
     const uint64_t *group, size_t count, uint64_t seed, int32_t resamples, ga_within *within_out,
     ga_error *error);
+
+/* One group's statistic. */
+typedef struct ga_within_group {
+    uint64_t group;
+    double value;
+    int64_t rows;
+} ga_within_group;
+
+/*
+ * The statistic of each group that counts, sorted by key, into groups_out[count] (as many as there may be
+ * groups); *group_count_out of them are set, 0 is no error. GA_ERR_ARGUMENT, GA_ERR_MEMORY.
+ */
+ga_status ga_within_groups(ga_within_kind kind, const double *prediction, const double *target,
+    const uint64_t *group, size_t count, ga_within_group *groups_out, size_t *group_count_out,
+    ga_error *error);
+
+/*
+ * How much better `prediction` does than `other` on the same groups: the mean over groups of the difference
+ * of their statistics, with the interval of a bootstrap that draws groups and so keeps the pairs. Rows that
+ * are not finite in either are left out of both. Otherwise as ga_within_estimate.
+ */
+ga_status ga_within_compare(ga_within_kind kind, const double *prediction, const double *other,
+    const double *target, const uint64_t *group, size_t count, uint64_t seed, int32_t resamples,
+    ga_within *difference_out, ga_error *error);
+
+/*
+ * Mean of one value a group with the interval of a bootstrap over groups; values that are not finite are left
+ * out. within_out->rows is 0. GA_ERR_DATA when none is left, GA_ERR_ARGUMENT, GA_ERR_MEMORY.
+ */
+ga_status ga_bootstrap_mean(const double *values, size_t count, uint64_t seed, int32_t resamples,
+    ga_within *within_out, ga_error *error);
 
 typedef enum ga_pooled_kind {
     GA_POOLED_SPEARMAN = 0,

@@ -185,6 +185,116 @@ static void large_values_do_not_overflow(void **state) {
     assert_near(one_group(GA_WITHIN_PEARSON, prediction, target, 3), 1, 1e-12);
 }
 
+static void both_quarters_are_areas_of_their_own(void **state) {
+    (void)state;
+    /* the worst two of eight are told apart perfectly, the best two not at all */
+    const double target[8] = {1, 2, 3, 4, 5, 6, 7, 8}, prediction[8] = {1, 2, 5, 5, 5, 5, 5, 5};
+    const uint64_t group[8] = {0};
+    ga_within w;
+    test_ok(
+        ga_within_estimate(GA_WITHIN_AUC_BOTTOM_QUARTER, prediction, target, group, 8, 1, 0, &w, NULL), NULL);
+    assert_true(w.value == 1.0);
+    test_ok(
+        ga_within_estimate(GA_WITHIN_AUC_TOP_QUARTER, prediction, target, group, 8, 1, 0, &w, NULL), NULL);
+    assert_true(fabs(w.value - (2.0 + 4.0 * 0.5) / 6.0) < 1e-12); /* 4 ties, 2 below */
+    /* the bottom quarter is the top quarter upside down */
+    ga_random random = test_random(77);
+    double x[60], y[60], minus_x[60], minus_y[60];
+    uint64_t key[60];
+    for (int i = 0; i < 60; i++) {
+        key[i] = (uint64_t)(i / 12);
+        y[i] = (double)ga_random_below(&random, 6);
+        x[i] = y[i] + 2.0 * ga_random_normal(&random);
+        minus_x[i] = -x[i];
+        minus_y[i] = -y[i];
+    }
+    ga_within up;
+    test_ok(ga_within_estimate(GA_WITHIN_AUC_BOTTOM_QUARTER, x, y, key, 60, 1, 0, &w, NULL), NULL);
+    test_ok(ga_within_estimate(GA_WITHIN_AUC_TOP_QUARTER, minus_x, minus_y, key, 60, 1, 0, &up, NULL), NULL);
+    assert_true(fabs(w.value - up.value) < 1e-12);
+}
+
+/* Groups of a Gaussian pair of predictors, `rho` and `other_rho` inside the group. */
+static void fill_pair(ga_random *random, double rho, double other_rho, double *x, double *other, double *y,
+    uint64_t *group, size_t groups) {
+    for (size_t i = 0; i < groups * 16; i++) {
+        const double truth = ga_random_normal(random), noise = ga_random_normal(random);
+        group[i] = i / 16;
+        y[i] = truth;
+        x[i] = rho * truth + sqrt(1 - rho * rho) * noise;
+        other[i] = other_rho * truth + sqrt(1 - other_rho * other_rho) * noise; /* shares the noise */
+    }
+}
+
+static void differences_are_paired(void **state) {
+    (void)state;
+    enum { GROUPS = 60, ROWS = 16 * GROUPS };
+    static double x[ROWS], other[ROWS], y[ROWS];
+    static uint64_t group[ROWS];
+    ga_random random = test_random(78);
+    fill_pair(&random, 0.6, 0.5, x, other, y, group, GROUPS);
+    ga_within a, b, difference;
+    test_ok(ga_within_estimate(GA_WITHIN_SPEARMAN, x, y, group, ROWS, 1, 500, &a, NULL), NULL);
+    test_ok(ga_within_estimate(GA_WITHIN_SPEARMAN, other, y, group, ROWS, 1, 500, &b, NULL), NULL);
+    test_ok(ga_within_compare(GA_WITHIN_SPEARMAN, x, other, y, group, ROWS, 1, 500, &difference, NULL), NULL);
+    assert_true(fabs(difference.value - (a.value - b.value)) < 1e-12);
+    assert_int_equal(difference.rows, ROWS);
+    /* what both have in common does not widen the interval */
+    assert_true(difference.high - difference.low < 0.7 * (a.high - a.low));
+    assert_true(difference.low > 0);
+    test_ok(ga_within_compare(GA_WITHIN_SPEARMAN, x, x, y, group, ROWS, 1, 500, &difference, NULL), NULL);
+    assert_true(difference.value == 0 && difference.low == 0 && difference.high == 0);
+    /* a row that one of them lacks counts for neither */
+    other[0] = NAN;
+    test_ok(ga_within_compare(GA_WITHIN_SPEARMAN, x, other, y, group, ROWS, 1, 0, &difference, NULL), NULL);
+    assert_int_equal(difference.rows, ROWS - 1);
+    assert_int_equal(ga_within_compare(GA_WITHIN_SPEARMAN, x, NULL, y, group, ROWS, 1, 0, &difference, NULL),
+        GA_ERR_ARGUMENT);
+    assert_int_equal(
+        ga_within_compare(GA_WITHIN_SPEARMAN, x, x, y, group, 0, 1, 0, &difference, NULL), GA_ERR_DATA);
+}
+
+static void differences_cover(void **state) {
+    (void)state;
+    enum { GROUPS = 40, ROWS = 16 * GROUPS, TRIES = 200 };
+    static double x[ROWS], other[ROWS], y[ROWS];
+    static uint64_t group[ROWS];
+    ga_random random = test_random(79);
+    int covered = 0;
+    for (int i = 0; i < TRIES; i++) {
+        fill_pair(&random, 0.5, 0.5, x, other, y, group, GROUPS);
+        for (int j = 0; j < ROWS; j++) {
+            other[j] = 0.5 * y[j] + sqrt(0.75) * ga_random_normal(&random); /* the same skill, other noise */
+        }
+        ga_within d;
+        test_ok(ga_within_compare(GA_WITHIN_SPEARMAN, x, other, y, group, ROWS, (uint64_t)i, 300, &d, NULL),
+            NULL);
+        covered += d.low <= 0 && d.high >= 0;
+    }
+    assert_in_range(covered, (int)(0.88 * TRIES), (int)(0.99 * TRIES));
+}
+
+static void means_over_groups_leave_out_what_is_not_there(void **state) {
+    (void)state;
+    const double values[5] = {1, NAN, 3, INFINITY, 5};
+    ga_within w;
+    test_ok(ga_bootstrap_mean(values, 5, 1, 200, &w, NULL), NULL);
+    assert_true(w.value == 3 && w.groups == 3 && w.low >= 1 && w.high <= 5 && w.low < w.high);
+    assert_int_equal(ga_bootstrap_mean(values + 1, 1, 1, 200, &w, NULL), GA_ERR_DATA);
+    assert_int_equal(ga_bootstrap_mean(NULL, 1, 1, 200, &w, NULL), GA_ERR_ARGUMENT);
+    /* the statistics of single groups, by key */
+    const double target[6] = {1, 2, 3, 3, 2, 1}, prediction[6] = {1, 2, 3, 1, 2, 3};
+    const uint64_t group[6] = {9, 9, 9, 4, 4, 4};
+    ga_within_group found[6];
+    size_t count = 0;
+    test_ok(ga_within_groups(GA_WITHIN_SPEARMAN, prediction, target, group, 6, found, &count, NULL), NULL);
+    assert_int_equal(count, 2);
+    assert_true(found[0].group == 4 && found[0].rows == 3);
+    assert_near(found[0].value, -1, 1e-12);
+    assert_true(found[1].group == 9);
+    assert_near(found[1].value, 1, 1e-12);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_values),
@@ -196,6 +306,10 @@ int main(void) {
         cmocka_unit_test(order_does_not_matter),
         cmocka_unit_test(refusals),
         cmocka_unit_test(large_values_do_not_overflow),
+        cmocka_unit_test(both_quarters_are_areas_of_their_own),
+        cmocka_unit_test(differences_are_paired),
+        cmocka_unit_test(differences_cover),
+        cmocka_unit_test(means_over_groups_leave_out_what_is_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
