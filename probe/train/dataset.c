@@ -5,29 +5,37 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "grpo_accel/base/random.h"
+
 #define TRAIN_GROUPS_MIN 4
 #define JUDGE_GROUPS_MIN 2
+
+static bool has_columns(const ga_dataset *dataset) {
+    const bool features = dataset->features != NULL ||
+                          (dataset->fetch != NULL && dataset->complete != NULL && dataset->window_rows >= 1);
+    return features && dataset->reward != NULL && dataset->group != NULL && dataset->prompt != NULL &&
+           dataset->update != NULL && dataset->inclusion != NULL && dataset->sigma != NULL;
+}
 
 ga_status ga_dataset_check(const ga_dataset *dataset, ga_error *error) {
     if (dataset->schema == NULL || dataset->rows < 0) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "a dataset needs a schema and a number of rows");
     }
-    if (dataset->rows > 0 &&
-        (dataset->features == NULL || dataset->reward == NULL || dataset->group == NULL ||
-            dataset->prompt == NULL || dataset->update == NULL || dataset->inclusion == NULL ||
-            dataset->sigma == NULL)) {
+    if (dataset->rows > 0 && !has_columns(dataset)) {
         return GA_FAIL(
             error, GA_ERR_ARGUMENT, "a dataset of %lld rows lacks a column", (long long)dataset->rows);
+    }
+    if (dataset->target_count < 0 || dataset->target_count > GA_TARGETS_MAX ||
+        (dataset->target_count > 1 && (dataset->targets == NULL || dataset->target_names == NULL))) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "a dataset of %d targets: 1 to %d, with labels and names",
+            dataset->target_count, GA_TARGETS_MAX);
     }
     return GA_OK;
 }
 
-bool ga_dataset_usable(const ga_dataset *dataset, int64_t row) {
-    const float inclusion = dataset->inclusion[row];
-    const float sigma = dataset->sigma[row];
-    if (!isfinite(dataset->reward[row]) || !(inclusion > 0.0f && inclusion <= 1.0f) || !isfinite(sigma) ||
-        sigma < 0.0f) {
-        return false;
+static bool is_complete(const ga_dataset *dataset, int64_t row) {
+    if (dataset->complete != NULL) {
+        return dataset->complete[row] != 0;
     }
     const int32_t values = dataset->schema->values_per_row;
     const ga_half *features = dataset->features + row * values;
@@ -37,6 +45,34 @@ bool ga_dataset_usable(const ga_dataset *dataset, int64_t row) {
         }
     }
     return true;
+}
+
+bool ga_dataset_usable(const ga_dataset *dataset, int64_t row) {
+    const float inclusion = dataset->inclusion[row];
+    const float sigma = dataset->sigma[row];
+    return isfinite(dataset->reward[row]) && inclusion > 0.0f && inclusion <= 1.0f && isfinite(sigma) &&
+           sigma >= 0.0f && is_complete(dataset, row);
+}
+
+ga_status ga_dataset_features(
+    const ga_dataset *dataset, const int64_t *rows, int64_t count, ga_half *values_out, ga_error *error) {
+    if (dataset->features == NULL) {
+        return dataset->fetch(dataset->user, rows, count, values_out, error);
+    }
+    const size_t values = (size_t)dataset->schema->values_per_row;
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(values_out + (size_t)i * values, dataset->features + (size_t)rows[i] * values,
+            values * sizeof *values_out);
+    }
+    return GA_OK;
+}
+
+int32_t ga_dataset_target_count(const ga_dataset *dataset) {
+    return dataset->target_count > 1 ? dataset->target_count : 1;
+}
+
+float ga_dataset_target(const ga_dataset *dataset, int64_t row, int32_t target) {
+    return target == 0 ? dataset->reward[row] : dataset->targets[row * dataset->target_count + target];
 }
 
 /* Spreads neighbouring keys (finaliser of splitmix64, Steele, Lea, Flood, OOPSLA 2014). */
@@ -51,7 +87,7 @@ typedef enum part_side { SIDE_TRAIN = 0, SIDE_TUNE = 1, SIDE_REPORT = 2 } part_s
 /* A usable row while it is sorted. */
 typedef struct row_key {
     uint64_t prompt, group;
-    int64_t row;
+    int64_t row, first; /* first: row of its group that comes first */
     uint32_t update;
     part_side side;
 } row_key;
@@ -67,6 +103,23 @@ static int by_group(const void *a, const void *b) {
     return group != 0 ? group : x->row < y->row ? -1 : x->row > y->row ? 1 : 0;
 }
 
+static int by_place(const void *a, const void *b) {
+    const row_key *x = a;
+    const row_key *y = b;
+    const int64_t left = x->first != y->first ? x->first : x->row;
+    const int64_t right = x->first != y->first ? y->first : y->row;
+    return left < right ? -1 : left > right ? 1 : 0;
+}
+
+/* Whole groups, in the order of their first rows. */
+static void sort_groups(row_key *keys, int64_t count) {
+    qsort(keys, (size_t)count, sizeof *keys, by_group);
+    for (int64_t i = 0; i < count; i++) {
+        keys[i].first = i > 0 && keys[i].group == keys[i - 1].group ? keys[i - 1].first : keys[i].row;
+    }
+    qsort(keys, (size_t)count, sizeof *keys, by_place);
+}
+
 static int by_prompt(const void *a, const void *b) {
     const row_key *x = a;
     const row_key *y = b;
@@ -76,19 +129,24 @@ static int by_prompt(const void *a, const void *b) {
 
 /* ---- parts ---- */
 
-static ga_status part_create(int64_t count, int64_t groups, ga_part *part, ga_error *error) {
+static ga_status part_create(
+    int64_t count, int64_t groups, int64_t all_groups, ga_part *part, ga_error *error) {
     memset(part, 0, sizeof *part);
     part->rows = malloc(((size_t)count + 1) * sizeof *part->rows);
     part->target = malloc(((size_t)count + 1) * sizeof *part->target);
     part->weight = malloc(((size_t)count + 1) * sizeof *part->weight);
     part->begin = malloc(((size_t)groups + 1) * sizeof *part->begin);
     part->fold = malloc(((size_t)groups + 1) * sizeof *part->fold);
+    part->all_rows = calloc((size_t)all_groups + 1, sizeof *part->all_rows);
+    part->all_place = malloc(((size_t)all_groups + 1) * sizeof *part->all_place);
+    part->all_key = malloc(((size_t)all_groups + 1) * sizeof *part->all_key);
     if (part->rows == NULL || part->target == NULL || part->weight == NULL || part->begin == NULL ||
-        part->fold == NULL) {
+        part->fold == NULL || part->all_rows == NULL || part->all_place == NULL || part->all_key == NULL) {
         ga_part_destroy(part);
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for %lld rows of examples", (long long)count);
     }
     part->count = count;
+    part->all_groups = (int32_t)all_groups;
     return GA_OK;
 }
 
@@ -98,6 +156,9 @@ void ga_part_destroy(ga_part *part) {
     free(part->weight);
     free(part->begin);
     free(part->fold);
+    free(part->all_rows);
+    free(part->all_place);
+    free(part->all_key);
     memset(part, 0, sizeof *part);
 }
 
@@ -106,45 +167,78 @@ static bool on_side(const row_key *key, unsigned sides) {
     return (sides & (1u << (unsigned)key->side)) != 0;
 }
 
-static void scale_weights(ga_part *part) {
-    double sum = 0.0;
-    for (int64_t i = 0; i < part->count; i++) {
-        sum += (double)part->weight[i];
-    }
-    for (int64_t i = 0; i < part->count; i++) {
-        part->weight[i] = (float)((double)part->weight[i] * (double)part->count / sum);
-    }
+static bool is_mine(const ga_dataset *dataset, const row_key *key) {
+    return dataset->mine == NULL || dataset->mine[key->row] != 0;
 }
 
-/* keys are sorted by group. */
-static ga_status part_fill(const ga_dataset *dataset, const row_key *keys, int64_t key_count, unsigned sides,
-    double weight_max, ga_part *part_out, ga_error *error) {
-    int64_t count = 0;
-    for (int64_t i = 0; i < key_count; i++) {
-        count += on_side(&keys[i], sides) ? 1 : 0;
-    }
-    ga_part part;
-    GA_TRY(part_create(count, count, &part, error));
-    int64_t used = 0;
-    int32_t groups = 0;
+/* How much a part will hold, here and everywhere; keys are whole groups. */
+typedef struct part_size {
+    int64_t rows, groups, all_groups;
+    double weight_mean;
+} part_size;
+
+static double weight_of(const ga_dataset *dataset, const row_key *key, double weight_max) {
+    return fmin(1.0 / (double)dataset->inclusion[key->row], weight_max);
+}
+
+static part_size part_measure(
+    const ga_dataset *dataset, const row_key *keys, int64_t key_count, unsigned sides, double weight_max) {
+    part_size size = {0};
+    double weights = 0.0;
+    int64_t all_rows = 0;
     uint64_t last = 0;
     for (int64_t i = 0; i < key_count; i++) {
         if (!on_side(&keys[i], sides)) {
             continue;
         }
-        if (used == 0 || keys[i].group != last) {
-            part.fold[groups] = (int32_t)(mix(keys[i].prompt) % GA_FOLDS);
-            part.begin[groups++] = used;
-            last = keys[i].group;
-        }
-        const double weight = 1.0 / (double)dataset->inclusion[keys[i].row];
-        part.rows[used] = keys[i].row;
-        part.target[used] = dataset->reward[keys[i].row];
-        part.weight[used++] = (float)(weight < weight_max ? weight : weight_max);
+        const bool first = all_rows == 0 || keys[i].group != last;
+        const bool mine = is_mine(dataset, &keys[i]);
+        last = keys[i].group;
+        all_rows++;
+        weights += weight_of(dataset, &keys[i], weight_max);
+        size.all_groups += first ? 1 : 0;
+        size.groups += first && mine ? 1 : 0;
+        size.rows += mine ? 1 : 0;
     }
-    part.begin[groups] = used;
-    scale_weights(&part);
-    part.grouped = (ga_grouped){.groups = groups,
+    size.weight_mean = all_rows > 0 ? weights / (double)all_rows : 1.0;
+    return size;
+}
+
+/* A group begins: its place in the list of all, and in this process's part. */
+static void part_open_group(ga_part *part, const row_key *key, bool mine, int32_t *all, int64_t used) {
+    const int32_t number = (*all)++;
+    part->all_key[number] = key->group;
+    part->all_place[number] = mine ? part->grouped.groups : -1;
+    if (mine) {
+        part->fold[part->grouped.groups] = (int32_t)(mix(key->prompt) % GA_FOLDS);
+        part->begin[part->grouped.groups++] = used;
+    }
+}
+
+static ga_status part_fill(const ga_dataset *dataset, const row_key *keys, int64_t key_count, unsigned sides,
+    double weight_max, ga_part *part_out, ga_error *error) {
+    const part_size size = part_measure(dataset, keys, key_count, sides, weight_max);
+    ga_part part;
+    GA_TRY(part_create(size.rows, size.groups, size.all_groups, &part, error));
+    int64_t used = 0;
+    int32_t all = 0;
+    for (int64_t i = 0; i < key_count; i++) {
+        if (!on_side(&keys[i], sides)) {
+            continue;
+        }
+        const bool mine = is_mine(dataset, &keys[i]);
+        if (all == 0 || keys[i].group != part.all_key[all - 1]) {
+            part_open_group(&part, &keys[i], mine, &all, used);
+        }
+        part.all_rows[all - 1]++;
+        if (mine) {
+            part.rows[used] = keys[i].row;
+            part.target[used] = dataset->reward[keys[i].row];
+            part.weight[used++] = (float)(weight_of(dataset, &keys[i], weight_max) / size.weight_mean);
+        }
+    }
+    part.begin[part.grouped.groups] = used;
+    part.grouped = (ga_grouped){.groups = part.grouped.groups,
         .begin = part.begin,
         .target = part.target,
         .weight = part.weight,
@@ -181,10 +275,65 @@ ga_status ga_part_all(
     row_key *keys;
     int64_t count;
     GA_TRY(collect_keys(dataset, audited_only, &keys, &count, error));
-    qsort(keys, (size_t)count, sizeof *keys, by_group);
+    sort_groups(keys, count);
     const ga_status status = part_fill(dataset, keys, count, 1u << SIDE_TRAIN, weight_max, part_out, error);
     free(keys);
     return status;
+}
+
+/* ---- order ---- */
+
+/* Groups from `first` until they have window_rows rows; returns the group after the last. */
+static int32_t window_end(const ga_part *part, int32_t first, int64_t window_rows) {
+    int64_t rows = 0;
+    int32_t end = first;
+    while (end < part->all_groups && (end == first || rows + part->all_rows[end] <= window_rows)) {
+        rows += part->all_rows[end++];
+    }
+    return end;
+}
+
+/* Beginnings of the windows, shuffled; the first window is cut short so that no two passes cut alike. */
+static int32_t cut_windows(
+    const ga_part *part, int64_t window_rows, ga_random *random, int32_t *begin, int32_t *number) {
+    int32_t count = 0;
+    int64_t rows = 1 + (int64_t)(ga_random_uniform(random) * (double)window_rows);
+    for (int32_t first = 0; first < part->all_groups; first = begin[count]) {
+        number[count] = count;
+        begin[count++] = first;
+        begin[count] = window_end(part, first, rows);
+        rows = window_rows;
+    }
+    ga_random_shuffle(random, number, (uint32_t)count);
+    return count;
+}
+
+ga_status ga_part_shuffle(const ga_dataset *dataset, const ga_part *part, uint64_t seed, uint64_t epoch,
+    int32_t *order_out, ga_error *error) {
+    ga_random random = ga_random_make(seed, epoch, GA_STREAM_TRAIN);
+    if (dataset->features != NULL) {
+        for (int32_t i = 0; i < part->all_groups; i++) {
+            order_out[i] = i;
+        }
+        ga_random_shuffle(&random, order_out, (uint32_t)part->all_groups);
+        return GA_OK;
+    }
+    int32_t *begin = malloc(2 * ((size_t)part->all_groups + 1) * sizeof *begin);
+    if (begin == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory to shuffle %d groups", part->all_groups);
+    }
+    int32_t *number = begin + part->all_groups + 1;
+    const int32_t windows = cut_windows(part, dataset->window_rows, &random, begin, number);
+    int32_t used = 0;
+    for (int32_t i = 0; i < windows; i++) {
+        const int32_t start = used;
+        for (int32_t group = begin[number[i]]; group < begin[number[i] + 1]; group++) {
+            order_out[used++] = group;
+        }
+        ga_random_shuffle(&random, order_out + start, (uint32_t)(used - start));
+    }
+    free(begin);
+    return GA_OK;
 }
 
 /* ---- split ---- */
@@ -243,11 +392,11 @@ static ga_status mark_held(row_key *keys, int64_t count, double held_share, ga_e
     return GA_OK;
 }
 
-/* Groups that can order anything. */
+/* Groups, of all processes, that can order anything. */
 static int32_t groups_of_two(const ga_part *part) {
     int32_t groups = 0;
-    for (int32_t g = 0; g < part->grouped.groups; g++) {
-        groups += part->begin[g + 1] - part->begin[g] >= 2 ? 1 : 0;
+    for (int32_t g = 0; g < part->all_groups; g++) {
+        groups += part->all_rows[g] >= 2 ? 1 : 0;
     }
     return groups;
 }
@@ -269,7 +418,7 @@ static ga_status fill_split(const ga_dataset *dataset, row_key *keys, int64_t co
     double weight_max, ga_split *split, ga_error *error) {
     qsort(keys, (size_t)count, sizeof *keys, by_prompt);
     GA_TRY(mark_held(keys, count, held_share, error));
-    qsort(keys, (size_t)count, sizeof *keys, by_group);
+    sort_groups(keys, count);
     const unsigned tune = 1u << SIDE_TUNE, report = 1u << SIDE_REPORT;
     GA_TRY(part_fill(dataset, keys, count, 1u << SIDE_TRAIN, weight_max, &split->train, error));
     GA_TRY(part_fill(dataset, keys, count, tune, weight_max, &split->tune, error));
