@@ -4,25 +4,11 @@
 #include "grpo_accel/compute/blas.h"
 #include "grpo_accel/compute/compute.h"
 #include "grpo_accel/compute/native_kernels.h"
+#include "grpo_accel/compute/native_memory.h"
+#include "grpo_accel/compute/shape.h"
 
 /* Floats of columns that one product is made over: 1 MiB stays in the second-level cache. */
 #define COLUMN_FLOATS_WANTED ((int64_t)262144)
-
-static ga_status check_gemm(const ga_gemm *gemm, ga_error *error) {
-    const int32_t columns_a = gemm->transpose_a ? gemm->m : gemm->k;
-    const int32_t columns_b = gemm->transpose_b ? gemm->k : gemm->n;
-    if (gemm->m < 0 || gemm->n < 0 || gemm->k < 0) {
-        return GA_FAIL(
-            error, GA_ERR_ARGUMENT, "sgemm: negative size (m %d, n %d, k %d)", gemm->m, gemm->n, gemm->k);
-    }
-    if (gemm->lda < columns_a || gemm->ldb < columns_b || gemm->ldc < gemm->n || gemm->lda < 1 ||
-        gemm->ldb < 1 || gemm->ldc < 1) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT,
-            "sgemm: leading dimensions %d, %d, %d are below the columns %d, %d, %d", gemm->lda, gemm->ldb,
-            gemm->ldc, columns_a, columns_b, gemm->n);
-    }
-    return GA_OK;
-}
 
 /* C *= beta where there is nothing to multiply; BLAS libraries differ in what they do for k = 0. */
 static void scale_only(const ga_gemm *gemm, float *c) {
@@ -36,7 +22,7 @@ static void scale_only(const ga_gemm *gemm, float *c) {
 
 static ga_status native_sgemm(
     const ga_gemm *gemm, const float *a, const float *b, float *c, ga_error *error) {
-    GA_TRY(check_gemm(gemm, error));
+    GA_TRY(ga_shape_check_gemm(gemm, error));
     if (gemm->m == 0 || gemm->n == 0) {
         return GA_OK;
     }
@@ -48,33 +34,8 @@ static ga_status native_sgemm(
     return GA_OK;
 }
 
-static bool conv_is_possible(const ga_conv *conv) {
-    const bool positive = conv->rows >= 0 && conv->in_channels > 0 && conv->out_channels > 0 &&
-                          conv->height > 0 && conv->width > 0;
-    const bool known = (conv->kernel == 1 || conv->kernel == 3) && (conv->stride == 1 || conv->stride == 2);
-    if (!positive || !known) {
-        return false;
-    }
-    /* one row's columns must be countable in 32 bits, as BLAS counts */
-    int64_t column_floats;
-    const int64_t wider = conv->in_channels > conv->out_channels ? conv->in_channels : conv->out_channels;
-    return !__builtin_mul_overflow((int64_t)conv->height * conv->width, wider, &column_floats) &&
-           !__builtin_mul_overflow(column_floats, (int64_t)conv->kernel * conv->kernel, &column_floats) &&
-           column_floats <= INT32_MAX / 2;
-}
-
-static ga_status check_conv(const ga_conv *conv, ga_error *error) {
-    if (!conv_is_possible(conv)) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT,
-            "convolution %d rows, %d → %d channels of %d×%d, kernel %d, stride %d can't be computed",
-            conv->rows, conv->in_channels, conv->out_channels, conv->height, conv->width, conv->kernel,
-            conv->stride);
-    }
-    return GA_OK;
-}
-
 static int64_t conv_positions(const ga_conv *conv) {
-    return (int64_t)ga_kernel_conv_out_height(conv) * ga_kernel_conv_out_width(conv);
+    return (int64_t)ga_shape_conv_out_height(conv) * ga_shape_conv_out_width(conv);
 }
 
 static int64_t conv_taps(const ga_conv *conv) {
@@ -89,7 +50,7 @@ static int32_t conv_chunk_rows(const ga_conv *conv) {
 }
 
 static size_t native_conv_workspace_floats(const ga_conv *conv) {
-    if (!conv_is_possible(conv)) {
+    if (!ga_shape_conv_is_possible(conv)) {
         return 0;
     }
     return (size_t)(conv_chunk_rows(conv) * conv_positions(conv) * (conv_taps(conv) + conv->out_channels));
@@ -116,7 +77,7 @@ static conv_chunk chunk_at(const ga_conv *conv, int32_t first_row, int32_t rows)
 
 static ga_status native_conv_forward(const ga_conv *conv, const float *input, const float *weight,
     const float *bias, float *workspace, float *output, ga_error *error) {
-    GA_TRY(check_conv(conv, error));
+    GA_TRY(ga_shape_check_conv(conv, error));
     const int32_t chunk_rows = conv_chunk_rows(conv);
     for (int32_t row = 0; row < conv->rows; row += chunk_rows) {
         const conv_chunk chunk = chunk_at(conv, row, chunk_rows);
@@ -170,7 +131,7 @@ static void conv_grad_input(const conv_chunk *chunk, const float *weight, const 
 static ga_status native_conv_backward(const ga_conv *conv, const float *input, const float *weight,
     const float *grad_output, float *workspace, float *grad_weight, float *grad_bias, float *grad_input,
     ga_error *error) {
-    GA_TRY(check_conv(conv, error));
+    GA_TRY(ga_shape_check_conv(conv, error));
     const int32_t chunk_rows = conv_chunk_rows(conv);
     for (int32_t row = 0; row < conv->rows; row += chunk_rows) {
         const conv_chunk chunk = chunk_at(conv, row, chunk_rows);
@@ -181,8 +142,10 @@ static ga_status native_conv_backward(const ga_conv *conv, const float *input, c
         if (grad_bias != NULL) {
             ga_kernel_add_row_sums(conv->out_channels, chunk.columns, planes, grad_bias);
         }
-        ga_kernel_im2col(&chunk.conv, input + chunk.input_at, columns);
-        conv_grad_weight(&chunk, columns, planes, grad_weight);
+        if (grad_weight != NULL) {
+            ga_kernel_im2col(&chunk.conv, input + chunk.input_at, columns);
+            conv_grad_weight(&chunk, columns, planes, grad_weight);
+        }
         if (grad_input != NULL) {
             conv_grad_input(&chunk, weight, planes, columns, grad_input + chunk.input_at);
         }
@@ -190,20 +153,9 @@ static ga_status native_conv_backward(const ga_conv *conv, const float *input, c
     return GA_OK;
 }
 
-static ga_status check_group_norm(const ga_group_norm *norm, ga_error *error) {
-    const bool possible = norm->rows >= 0 && norm->groups > 0 && norm->channels > 0 && norm->positions > 0 &&
-                          norm->channels % norm->groups == 0 && norm->epsilon >= 0.0f;
-    if (!possible) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT,
-            "group norm of %d rows, %d channels in %d groups, %d positions is impossible", norm->rows,
-            norm->channels, norm->groups, norm->positions);
-    }
-    return GA_OK;
-}
-
 static ga_status native_group_norm_forward(const ga_group_norm *norm, const float *input, const float *scale,
     const float *shift, float *output, float *mean_out, float *rstd_out, ga_error *error) {
-    GA_TRY(check_group_norm(norm, error));
+    GA_TRY(ga_shape_check_group_norm(norm, error));
     ga_kernel_group_norm_forward(norm, input, scale, shift, output, mean_out, rstd_out);
     return GA_OK;
 }
@@ -211,43 +163,28 @@ static ga_status native_group_norm_forward(const ga_group_norm *norm, const floa
 static ga_status native_group_norm_backward(const ga_group_norm *norm, const float *input, const float *scale,
     const float *mean, const float *rstd, const float *grad_output, float *grad_scale, float *grad_shift,
     float *grad_input, ga_error *error) {
-    GA_TRY(check_group_norm(norm, error));
+    GA_TRY(ga_shape_check_group_norm(norm, error));
     ga_kernel_group_norm_backward(
         norm, input, scale, mean, rstd, grad_output, grad_scale, grad_shift, grad_input);
     return GA_OK;
 }
 
-static ga_status check_count(const char *name, int64_t count, ga_error *error) {
-    if (count < 0) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "%s: negative count %lld", name, (long long)count);
-    }
-    return GA_OK;
-}
-
 static ga_status native_silu_forward(int64_t count, const float *input, float *output, ga_error *error) {
-    GA_TRY(check_count("silu", count, error));
+    GA_TRY(ga_shape_check_count("silu", count, error));
     ga_kernel_silu_forward(count, input, output);
     return GA_OK;
 }
 
 static ga_status native_silu_backward(
     int64_t count, const float *input, const float *grad_output, float *grad_input, ga_error *error) {
-    GA_TRY(check_count("silu", count, error));
+    GA_TRY(ga_shape_check_count("silu", count, error));
     ga_kernel_silu_backward(count, input, grad_output, grad_input);
-    return GA_OK;
-}
-
-/* rows × a × b values, all sizes possible. */
-static ga_status check_sizes(const char *name, int32_t rows, int32_t a, int32_t b, ga_error *error) {
-    if (rows < 0 || a < 1 || b < 1) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "%s: impossible sizes %d, %d, %d", name, rows, a, b);
-    }
     return GA_OK;
 }
 
 static ga_status native_linear_forward(int32_t rows, int32_t inputs, int32_t outputs, const float *input,
     const float *weight, const float *bias, float *output, ga_error *error) {
-    GA_TRY(check_sizes("linear", rows, inputs, outputs, error));
+    GA_TRY(ga_shape_check_sizes("linear", rows, inputs, outputs, error));
     for (int32_t row = 0; row < rows && bias != NULL; row++) {
         memcpy(output + (size_t)row * (size_t)outputs, bias, (size_t)outputs * sizeof *bias);
     }
@@ -266,7 +203,7 @@ static ga_status native_linear_forward(int32_t rows, int32_t inputs, int32_t out
 static ga_status native_linear_backward(int32_t rows, int32_t inputs, int32_t outputs, const float *input,
     const float *weight, const float *grad_output, float *grad_weight, float *grad_bias, float *grad_input,
     ga_error *error) {
-    GA_TRY(check_sizes("linear", rows, inputs, outputs, error));
+    GA_TRY(ga_shape_check_sizes("linear", rows, inputs, outputs, error));
     const ga_gemm weights = {.transpose_a = true,
         .m = outputs,
         .n = inputs,
@@ -276,7 +213,9 @@ static ga_status native_linear_backward(int32_t rows, int32_t inputs, int32_t ou
         .ldc = inputs,
         .alpha = 1.0f,
         .beta = 1.0f};
-    GA_TRY(native_sgemm(&weights, grad_output, input, grad_weight, error));
+    if (grad_weight != NULL) {
+        GA_TRY(native_sgemm(&weights, grad_output, input, grad_weight, error));
+    }
     if (grad_bias != NULL) {
         ga_kernel_add_column_sums(rows, outputs, grad_output, grad_bias);
     }
@@ -290,48 +229,70 @@ static ga_status native_linear_backward(int32_t rows, int32_t inputs, int32_t ou
 
 static ga_status native_mean_pool_forward(
     int32_t rows, int32_t channels, int32_t positions, const float *input, float *output, ga_error *error) {
-    GA_TRY(check_sizes("mean pool", rows, channels, positions, error));
+    GA_TRY(ga_shape_check_sizes("mean pool", rows, channels, positions, error));
     ga_kernel_mean_pool_forward(rows, channels, positions, input, output);
     return GA_OK;
 }
 
 static ga_status native_mean_pool_backward(int32_t rows, int32_t channels, int32_t positions,
     const float *grad_output, float *grad_input, ga_error *error) {
-    GA_TRY(check_sizes("mean pool", rows, channels, positions, error));
+    GA_TRY(ga_shape_check_sizes("mean pool", rows, channels, positions, error));
     ga_kernel_mean_pool_backward(rows, channels, positions, grad_output, grad_input);
     return GA_OK;
 }
 
 static ga_status native_channel_shift_forward(
     int32_t rows, int32_t channels, int32_t positions, const float *shift, float *values, ga_error *error) {
-    GA_TRY(check_sizes("channel shift", rows, channels, positions, error));
+    GA_TRY(ga_shape_check_sizes("channel shift", rows, channels, positions, error));
     ga_kernel_channel_shift_forward(rows, channels, positions, shift, values);
     return GA_OK;
 }
 
 static ga_status native_channel_shift_backward(int32_t rows, int32_t channels, int32_t positions,
     const float *grad_values, float *grad_shift, ga_error *error) {
-    GA_TRY(check_sizes("channel shift", rows, channels, positions, error));
+    GA_TRY(ga_shape_check_sizes("channel shift", rows, channels, positions, error));
     ga_kernel_channel_shift_backward(rows, channels, positions, grad_values, grad_shift);
+    return GA_OK;
+}
+
+static ga_status native_channel_scale_forward(
+    int32_t rows, int32_t channels, int32_t positions, const float *scale, float *values, ga_error *error) {
+    GA_TRY(ga_shape_check_sizes("channel scale", rows, channels, positions, error));
+    ga_kernel_channel_scale_forward(rows, channels, positions, scale, values);
+    return GA_OK;
+}
+
+static ga_status native_channel_scale_backward(int32_t rows, int32_t channels, int32_t positions,
+    const float *scale, const float *input, float *grad_values, float *grad_scale, ga_error *error) {
+    GA_TRY(ga_shape_check_sizes("channel scale", rows, channels, positions, error));
+    ga_kernel_channel_scale_backward(rows, channels, positions, scale, input, grad_values, grad_scale);
+    return GA_OK;
+}
+
+static ga_status native_copy_columns(int32_t rows, int32_t count, int32_t source_stride, const float *source,
+    int32_t target_stride, float *target, ga_error *error) {
+    GA_TRY(ga_shape_check_columns(rows, count, source_stride, target_stride, error));
+    ga_kernel_copy_columns(rows, count, source_stride, source, target_stride, target);
+    return GA_OK;
+}
+
+static ga_status native_lerp(
+    int64_t count, float decay, const float *source, float *target, ga_error *error) {
+    GA_TRY(ga_shape_check_count("lerp", count, error));
+    ga_kernel_lerp(count, decay, source, target);
     return GA_OK;
 }
 
 static ga_status native_accumulate(
     int64_t count, float alpha, const float *source, float *target, ga_error *error) {
-    GA_TRY(check_count("accumulate", count, error));
+    GA_TRY(ga_shape_check_count("accumulate", count, error));
     ga_kernel_accumulate(count, alpha, source, target);
     return GA_OK;
 }
 
 static ga_status native_adamw(const ga_adamw *adamw, int64_t count, const float *gradient, float *parameter,
     float *first_moment, float *second_moment, ga_error *error) {
-    GA_TRY(check_count("adamw", count, error));
-    const bool betas =
-        adamw->beta1 >= 0.0f && adamw->beta1 < 1.0f && adamw->beta2 >= 0.0f && adamw->beta2 < 1.0f;
-    if (adamw->step < 1 || !betas) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "adamw: step %lld must be 1 or more, betas %g, %g in [0, 1)",
-            (long long)adamw->step, (double)adamw->beta1, (double)adamw->beta2);
-    }
+    GA_TRY(ga_shape_check_adamw(adamw, count, error));
     ga_kernel_adamw(adamw, count, gradient, parameter, first_moment, second_moment);
     return GA_OK;
 }
@@ -354,7 +315,18 @@ const ga_compute *ga_compute_native(void) {
         .channel_shift_forward = native_channel_shift_forward,
         .channel_shift_backward = native_channel_shift_backward,
         .accumulate = native_accumulate,
-        .adamw = native_adamw};
+        .adamw = native_adamw,
+        .device = GA_DEVICE_CPU,
+        .allocate = ga_native_allocate,
+        .release = ga_native_release,
+        .upload = ga_native_upload,
+        .download = ga_native_download,
+        .zero = ga_native_zero,
+        .run = ga_native_run,
+        .channel_scale_forward = native_channel_scale_forward,
+        .channel_scale_backward = native_channel_scale_backward,
+        .copy_columns = native_copy_columns,
+        .lerp = native_lerp};
     ga_blas_prepare();
     return &table;
 }

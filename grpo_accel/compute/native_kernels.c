@@ -3,13 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-int32_t ga_kernel_conv_out_height(const ga_conv *conv) {
-    return (conv->height + conv->stride - 1) / conv->stride;
-}
-
-int32_t ga_kernel_conv_out_width(const ga_conv *conv) {
-    return (conv->width + conv->stride - 1) / conv->stride;
-}
+#include "grpo_accel/compute/shape.h"
 
 /* The outputs whose input position first + stride · i lies inside 0 … length-1: [*begin, *end). */
 static void inside_range(
@@ -22,8 +16,8 @@ static void inside_range(
 /* One kernel tap of one channel of one row: a plane [height, width] → out_height · out_width columns. */
 static void gather_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x, const float *restrict plane,
     float *restrict target) {
-    const int32_t out_height = ga_kernel_conv_out_height(conv);
-    const int32_t out_width = ga_kernel_conv_out_width(conv);
+    const int32_t out_height = ga_shape_conv_out_height(conv);
+    const int32_t out_width = ga_shape_conv_out_width(conv);
     const int32_t stride = conv->stride;
     int32_t begin, end;
     inside_range(offset_x, stride, conv->width, out_width, &begin, &end);
@@ -48,8 +42,8 @@ static void gather_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x, 
 
 static void scatter_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x, const float *restrict source,
     float *restrict plane) {
-    const int32_t out_height = ga_kernel_conv_out_height(conv);
-    const int32_t out_width = ga_kernel_conv_out_width(conv);
+    const int32_t out_height = ga_shape_conv_out_height(conv);
+    const int32_t out_width = ga_shape_conv_out_width(conv);
     const int32_t stride = conv->stride;
     int32_t begin, end;
     inside_range(offset_x, stride, conv->width, out_width, &begin, &end);
@@ -68,7 +62,7 @@ static void scatter_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x,
 void ga_kernel_im2col(const ga_conv *conv, const float *restrict input, float *restrict columns) {
     const int32_t padding = conv->kernel / 2;
     const size_t plane = (size_t)conv->height * (size_t)conv->width;
-    const size_t outputs = (size_t)ga_kernel_conv_out_height(conv) * (size_t)ga_kernel_conv_out_width(conv);
+    const size_t outputs = (size_t)ga_shape_conv_out_height(conv) * (size_t)ga_shape_conv_out_width(conv);
     for (int32_t channel = 0; channel < conv->in_channels; channel++) {
         for (int32_t tap = 0; tap < conv->kernel * conv->kernel; tap++) {
             for (int32_t row = 0; row < conv->rows; row++, columns += outputs) {
@@ -83,7 +77,7 @@ void ga_kernel_im2col(const ga_conv *conv, const float *restrict input, float *r
 void ga_kernel_col2im(const ga_conv *conv, const float *restrict columns, float *restrict input) {
     const int32_t padding = conv->kernel / 2;
     const size_t plane = (size_t)conv->height * (size_t)conv->width;
-    const size_t outputs = (size_t)ga_kernel_conv_out_height(conv) * (size_t)ga_kernel_conv_out_width(conv);
+    const size_t outputs = (size_t)ga_shape_conv_out_height(conv) * (size_t)ga_shape_conv_out_width(conv);
     memset(input, 0, (size_t)conv->rows * (size_t)conv->in_channels * plane * sizeof *input);
     for (int32_t channel = 0; channel < conv->in_channels; channel++) {
         for (int32_t tap = 0; tap < conv->kernel * conv->kernel; tap++) {
@@ -288,6 +282,42 @@ void ga_kernel_channel_shift_backward(int32_t rows, int32_t channels, int32_t po
     const float *restrict grad_values, float *restrict grad_shift) {
     for (int64_t plane = 0; plane < (int64_t)rows * channels; plane++) {
         grad_shift[plane] = (float)sum_of(grad_values + plane * positions, positions);
+    }
+}
+
+void ga_kernel_channel_scale_forward(
+    int32_t rows, int32_t channels, int32_t positions, const float *restrict scale, float *restrict values) {
+    for (int64_t plane = 0; plane < (int64_t)rows * channels; plane++) {
+        const float factor = 1.0f + scale[plane];
+        for (int32_t i = 0; i < positions; i++) {
+            values[plane * positions + i] *= factor;
+        }
+    }
+}
+
+void ga_kernel_channel_scale_backward(int32_t rows, int32_t channels, int32_t positions,
+    const float *restrict scale, const float *restrict input, float *restrict grad_values,
+    float *restrict grad_scale) {
+    for (int64_t plane = 0; plane < (int64_t)rows * channels; plane++) {
+        float *grad = grad_values + plane * positions;
+        grad_scale[plane] = (float)sum_of_products(grad, 0.0, input + plane * positions, 0.0, positions);
+        for (int32_t i = 0; i < positions; i++) {
+            grad[i] *= 1.0f + scale[plane];
+        }
+    }
+}
+
+void ga_kernel_copy_columns(int32_t rows, int32_t count, int32_t source_stride, const float *source,
+    int32_t target_stride, float *target) {
+    for (int32_t row = 0; row < rows; row++) {
+        memcpy(target + (ptrdiff_t)row * target_stride, source + (ptrdiff_t)row * source_stride,
+            (size_t)count * sizeof *target);
+    }
+}
+
+void ga_kernel_lerp(int64_t count, float decay, const float *restrict source, float *restrict target) {
+    for (int64_t i = 0; i < count; i++) {
+        target[i] = decay * target[i] + (1.0f - decay) * source[i];
     }
 }
 

@@ -7,9 +7,6 @@
 
 #include "grpo_accel/compute/compute.h"
 
-int32_t ga_kernel_conv_out_height(const ga_conv *conv);
-int32_t ga_kernel_conv_out_width(const ga_conv *conv);
-
 /*
  * input [rows, channels, height, width] → columns [channels · kernel², rows · out_height · out_width]: the
  * convolution becomes weight · columns. Padding is written as zero. conv->rows rows are taken.
@@ -49,6 +46,17 @@ void ga_kernel_channel_shift_forward(
     int32_t rows, int32_t channels, int32_t positions, const float *shift, float *values);
 void ga_kernel_channel_shift_backward(
     int32_t rows, int32_t channels, int32_t positions, const float *grad_values, float *grad_shift);
+
+void ga_kernel_channel_scale_forward(
+    int32_t rows, int32_t channels, int32_t positions, const float *scale, float *values);
+void ga_kernel_channel_scale_backward(int32_t rows, int32_t channels, int32_t positions, const float *scale,
+    const float *input, float *grad_values, float *grad_scale);
+
+/* Columns of source and target may belong to one array as long as they don't overlap. */
+void ga_kernel_copy_columns(int32_t rows, int32_t count, int32_t source_stride, const float *source,
+    int32_t target_stride, float *target);
+
+void ga_kernel_lerp(int64_t count, float decay, const float *source, float *target);
 
 void ga_kernel_accumulate(int64_t count, float alpha, const float *source, float *target);
 
