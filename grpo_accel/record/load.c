@@ -336,12 +336,35 @@ static ga_status load_batches(const source *from, ga_record_table *table, ga_err
     return status;
 }
 
+/* The inputs of one state of a row whose values are all finite, as bits. */
+static uint8_t find_complete(const ga_feature_schema *schema, const ga_half *values) {
+    unsigned bits = 0;
+    for (int32_t i = 0; i < schema->input_count; i++) {
+        const ga_input_shape *shape = &schema->inputs[i];
+        const int32_t count = shape->channels * shape->height * shape->width;
+        int32_t k = 0;
+        while (k < count && (values[shape->offset + k] & 0x7c00u) != 0x7c00u) { /* infinite or NaN */
+            k++;
+        }
+        bits |= k == count ? GA_INPUT_BIT(shape->input) : 0u;
+    }
+    return (uint8_t)bits;
+}
+
+static void fill_complete(ga_record_table *table) {
+    const ga_feature_schema *schema = &table->layout.features;
+    for (int64_t state = 0; state < table->rows * table->layout.candidate_count; state++) {
+        table->complete[state] = find_complete(schema, table->features + state * schema->values_per_row);
+    }
+}
+
 static ga_status load_content(const source *from, ga_record_table *table, ga_error *error) {
     GA_TRY(load_columns(from, table, error));
     GA_TRY(load_rewards(from, table, error));
     for (int32_t i = 0; i < table->layout.features.input_count; i++) {
         GA_TRY(load_input(from, table, &table->layout.features.inputs[i], error));
     }
+    fill_complete(table);
     GA_TRY(load_finals(from, table, error));
     GA_TRY(load_prompts(from, table, error));
     return load_batches(from, table, error);
@@ -360,8 +383,9 @@ static ga_status load_file(const source *from, ga_record_table **table_out, ga_e
         GA_TRY(prompt_width(from, &prompt_bytes, error));
     }
     ga_record_table *table = NULL;
-    GA_TRY(
-        ga_record_table_create(&layout, (int64_t)rows[0], (int64_t)batches[0], prompt_bytes, &table, error));
+    const ga_record_size size = {
+        .rows = (int64_t)rows[0], .batches = (int64_t)batches[0], .prompt_bytes = prompt_bytes};
+    GA_TRY(ga_record_table_create(&layout, &size, &table, error));
     const ga_status status = load_content(from, table, error);
     if (status != GA_OK) {
         ga_record_table_free(&table);

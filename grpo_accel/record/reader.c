@@ -33,6 +33,7 @@ typedef struct collection {
     ga_manifest *manifests; /* one per folder */
     candidate_file *order;  /* newest first */
     ga_record_table **parts;
+    const char **part_paths; /* views of files */
     int32_t part_count;
     entry *rows;
     size_t row_count;
@@ -85,7 +86,8 @@ static ga_status find_files(collection *all, const char *path, ga_error *error) 
     all->manifests = calloc(all->files.folder_count, sizeof *all->manifests);
     all->order = calloc(count, sizeof *all->order);
     all->parts = calloc(count, sizeof(ga_record_table *));
-    if (all->manifests == NULL || all->order == NULL || all->parts == NULL) {
+    all->part_paths = calloc(count, sizeof(char *));
+    if (all->manifests == NULL || all->order == NULL || all->parts == NULL || all->part_paths == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "%s: no memory for a list of %zu files", path, count);
     }
     for (size_t i = 0; i < all->files.folder_count; i++) {
@@ -130,9 +132,13 @@ static ga_status load_candidate(
 }
 
 /* Entries of a part's wanted rows and batches. Takes over the part. */
-static ga_status add_part(collection *all, ga_record_table *part, ga_error *error) {
+static ga_status add_part(collection *all, ga_record_table *part, const char *path, ga_error *error) {
     const int32_t number = all->part_count;
+    all->part_paths[number] = path;
     all->parts[all->part_count++] = part;
+    if (all->options.narrow) {
+        ga_record_table_narrow(part);
+    }
     entry *rows = realloc(all->rows, (all->row_count + (size_t)part->rows + 1) * sizeof *rows);
     all->rows = rows != NULL ? rows : all->rows;
     entry *batches =
@@ -184,7 +190,7 @@ static ga_status load_files(collection *all, ga_error *error) {
         ga_record_table *part = NULL;
         const ga_status status = load_candidate(candidate, &part, &inner);
         if (status == GA_OK) {
-            GA_TRY(add_part(all, part, error));
+            GA_TRY(add_part(all, part, candidate->file->path, error));
             continue;
         }
         if (status != GA_ERR_FILE || all->options.strict) {
@@ -356,10 +362,19 @@ static void copy_columns(
     }
 }
 
+/* Bits of the inputs that the table and the part have in the same shape, and the part's row has finite. */
+static uint8_t map_complete(const ga_record_table *table, uint8_t bits, const part_map *map) {
+    unsigned same = 0;
+    for (int32_t i = 0; i < table->layout.features.input_count; i++) {
+        same |= map->offsets[i] >= 0 ? GA_INPUT_BIT(table->layout.features.inputs[i].input) : 0u;
+    }
+    return (uint8_t)(bits & same);
+}
+
 static void copy_features(
     ga_record_table *table, int64_t to, const ga_record_table *part, int64_t from, const part_map *map) {
     const ga_feature_schema *schema = &table->layout.features;
-    for (int32_t c = 0; c < table->layout.candidate_count; c++) {
+    for (int32_t c = 0; c < table->layout.candidate_count && table->features != NULL; c++) {
         ga_half *target = table->features + (to * table->layout.candidate_count + c) * schema->values_per_row;
         const int64_t state = from * part->layout.candidate_count + map->candidates[c];
         for (int32_t i = 0; i < schema->input_count; i++) {
@@ -380,7 +395,13 @@ static void copy_features(
 
 static void copy_extras(
     ga_record_table *table, int64_t to, const ga_record_table *part, int64_t from, const part_map *map) {
-    if (map->finals) {
+    const int32_t candidates = table->layout.candidate_count;
+    for (int32_t c = 0; c < candidates; c++) {
+        const int32_t d = map->candidates[c];
+        const uint8_t bits = d < 0 ? 0 : part->complete[from * part->layout.candidate_count + d];
+        table->complete[to * candidates + c] = map_complete(table, bits, map);
+    }
+    if (map->finals && table->finals != NULL) {
         const size_t bytes = ga_record_final_values(&table->layout) * ga_record_final_bytes(&table->layout);
         memcpy(table->finals + (size_t)to * bytes, part->finals + (size_t)from * bytes, bytes);
     }
@@ -397,6 +418,8 @@ static void fill_table(ga_record_table *table, const collection *all, const part
         copy_columns(table, (int64_t)i, part, row->place, &maps[row->part]);
         copy_features(table, (int64_t)i, part, row->place, &maps[row->part]);
         copy_extras(table, (int64_t)i, part, row->place, &maps[row->part]);
+        table->source[i] = row->part;
+        table->place[i] = (int32_t)row->place;
     }
     for (size_t i = 0; i < all->batch_count; i++) {
         const entry *batch = &all->batches[i];
@@ -405,6 +428,23 @@ static void fill_table(ga_record_table *table, const collection *all, const part
     table->segment_count = all->part_count;
     table->refused_count = all->refused_count;
     table->refused = all->refused;
+}
+
+/* The parts' files, in the order of the parts. */
+static ga_status add_sources(const collection *all, ga_record_table *table, ga_error *error) {
+    table->sources = calloc(ga_size(all->part_count), sizeof *table->sources);
+    if (table->sources == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a list of %d files", all->part_count);
+    }
+    for (int32_t p = 0; p < all->part_count; p++) {
+        char *path = strdup(all->part_paths[p]);
+        if (path == NULL) {
+            return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the names of %d files", all->part_count);
+        }
+        table->sources[table->source_count++] =
+            (ga_record_source){.path = path, .layout = all->parts[p]->layout};
+    }
+    return GA_OK;
 }
 
 static ga_status build_table(const collection *all, ga_record_table **table_out, ga_error *error) {
@@ -421,11 +461,19 @@ static ga_status build_table(const collection *all, ga_record_table **table_out,
         maps[p] = map_part(&layout, &all->parts[p]->layout);
     }
     ga_record_table *table = NULL;
-    const ga_status status = ga_record_table_create(
-        &layout, (int64_t)all->row_count, (int64_t)all->batch_count, prompt_bytes, &table, error);
+    const ga_record_size size = {.rows = (int64_t)all->row_count,
+        .batches = (int64_t)all->batch_count,
+        .prompt_bytes = prompt_bytes,
+        .narrow = all->options.narrow};
+    ga_status status = ga_record_table_create(&layout, &size, &table, error);
     if (status == GA_OK) {
         fill_table(table, all, maps);
+        status = add_sources(all, table, error);
+    }
+    if (status == GA_OK) {
         *table_out = table;
+    } else {
+        ga_record_table_free(&table);
     }
     free(maps);
     return status;
@@ -441,6 +489,7 @@ static void free_collection(collection *all) {
     free(all->manifests);
     free(all->order);
     free(all->parts);
+    free(all->part_paths);
     free(all->rows);
     free(all->batches);
     ga_record_files_free(&all->files);

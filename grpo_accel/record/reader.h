@@ -12,6 +12,7 @@ typedef struct ga_record_read_options {
     bool only_kept;      /* rows with kept ≠ 0 only */
     bool only_audit;     /* rows with audit ≠ 0 only */
     int64_t newest_rows; /* > 0: the newest whole updates that together have at least so many rows */
+    bool narrow;         /* leave features and finals in the files: stream.h fetches them by row */
     bool strict;         /* a damaged segment is an error, and not only counted in the table */
 } ga_record_read_options;
 

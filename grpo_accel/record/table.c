@@ -48,15 +48,12 @@ static bool make_columns(ga_record_table *table) {
     return true;
 }
 
+/* Features and finals: most of a record's bytes. */
 static bool make_wide_arrays(ga_record_table *table) {
     const ga_record_layout *layout = &table->layout;
     const size_t values = (size_t)layout->candidate_count * (size_t)layout->features.values_per_row;
     const size_t final_bytes = ga_record_final_values(layout) * ga_record_final_bytes(layout);
     void *array = NULL;
-    if (!make_array(&array, table->rows, (size_t)layout->scorer_count, sizeof(float))) {
-        return false;
-    }
-    table->rewards = array;
     if (!make_array(&array, table->rows, values, sizeof(ga_half))) {
         return false;
     }
@@ -67,13 +64,23 @@ static bool make_wide_arrays(ga_record_table *table) {
         }
         table->finals = array;
     }
-    if (table->prompt_bytes > 0) {
-        if (!make_array(&array, table->rows, table->prompt_bytes, 1)) {
-            return false;
-        }
-        table->prompts = array;
-    }
     return true;
+}
+
+static bool make_other_arrays(ga_record_table *table) {
+    const ga_record_layout *layout = &table->layout;
+    void *rewards = NULL, *complete = NULL, *source = NULL, *place = NULL, *prompts = NULL;
+    const bool made = make_array(&rewards, table->rows, (size_t)layout->scorer_count, sizeof(float)) &&
+                      make_array(&complete, table->rows, (size_t)layout->candidate_count, sizeof(uint8_t)) &&
+                      make_array(&source, table->rows, 1, sizeof(int32_t)) &&
+                      make_array(&place, table->rows, 1, sizeof(int32_t)) &&
+                      (table->prompt_bytes == 0 || make_array(&prompts, table->rows, table->prompt_bytes, 1));
+    table->rewards = rewards;
+    table->complete = complete;
+    table->source = source;
+    table->place = place;
+    table->prompts = prompts;
+    return made;
 }
 
 static bool make_batches(ga_record_table *table) {
@@ -85,36 +92,52 @@ static bool make_batches(ga_record_table *table) {
     return true;
 }
 
-ga_status ga_record_table_create(const ga_record_layout *layout, int64_t rows, int64_t batch_count,
-    size_t prompt_bytes, ga_record_table **table_out, ga_error *error) {
+ga_status ga_record_table_create(const ga_record_layout *layout, const ga_record_size *size,
+    ga_record_table **table_out, ga_error *error) {
     ga_record_table *table = calloc(1, sizeof *table);
     if (table == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "record: no memory for a table");
     }
     table->layout = *layout;
-    table->rows = rows;
-    table->batch_count = batch_count;
-    table->prompt_bytes = prompt_bytes;
-    if (!make_columns(table) || !make_wide_arrays(table) || !make_batches(table)) {
+    table->rows = size->rows;
+    table->batch_count = size->batches;
+    table->prompt_bytes = size->prompt_bytes;
+    if (!make_columns(table) || !make_other_arrays(table) || !make_batches(table) ||
+        (!size->narrow && !make_wide_arrays(table))) {
         ga_record_table_free(&table);
-        return GA_FAIL(error, GA_ERR_MEMORY, "record: no memory for a table of %lld rows", (long long)rows);
+        return GA_FAIL(
+            error, GA_ERR_MEMORY, "record: no memory for a table of %lld rows", (long long)size->rows);
     }
     *table_out = table;
     return GA_OK;
 }
 
-void ga_record_table_free(ga_record_table **table) {
-    if (*table == NULL) {
+void ga_record_table_narrow(ga_record_table *table) {
+    free(table->features);
+    free(table->finals);
+    table->features = NULL;
+    table->finals = NULL;
+}
+
+void ga_record_table_free(ga_record_table **table_pointer) {
+    ga_record_table *table = *table_pointer;
+    if (table == NULL) {
         return;
     }
     for (int i = 0; i < GA_COLUMN_COUNT; i++) {
-        free(ga_record_table_column(*table, i));
+        free(ga_record_table_column(table, i));
     }
-    free((*table)->rewards);
-    free((*table)->features);
-    free((*table)->finals);
-    free((*table)->prompts);
-    free((*table)->batches);
-    free(*table);
-    *table = NULL;
+    for (int32_t i = 0; i < table->source_count; i++) {
+        free(table->sources[i].path);
+    }
+    ga_record_table_narrow(table);
+    free(table->rewards);
+    free(table->complete);
+    free(table->source);
+    free(table->place);
+    free(table->sources);
+    free(table->prompts);
+    free(table->batches);
+    free(table);
+    *table_pointer = NULL;
 }

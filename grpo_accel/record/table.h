@@ -4,6 +4,12 @@
 
 #include "grpo_accel/record/row.h"
 
+/* A file that rows of a table come from. */
+typedef struct ga_record_source {
+    char *path;
+    ga_record_layout layout; /* of this file, not of the table */
+} ga_record_source;
+
 /*
  * C = layout.candidate_count, S = layout.scorer_count, V = layout.features.values_per_row. Arrays are owned
  * by the table and have `rows` entries; none is NULL but those said to be. layout.rank is −1 in a table of
@@ -28,25 +34,40 @@ typedef struct ga_record_table {
     uint8_t *kept;
     uint8_t *audit;
     float *advantage;
-    float *reward;       /* combined; NaN where pruned */
-    float *rewards;      /* [rows][S]; NaN where pruned */
-    ga_half *features;   /* [rows][C][V], inputs in schema order; NaN where not taken */
-    uint8_t *finals;     /* [rows][bytes of a final]; NULL where layout.final_kind is none */
-    char *prompts;       /* [rows][prompt_bytes], filled up with zeros; NULL where no text was logged */
+    float *reward;     /* combined; NaN where pruned */
+    float *rewards;    /* [rows][S]; NaN where pruned */
+    ga_half *features; /* [rows][C][V], inputs in schema order; NaN where not taken; NULL where left in the
+                          files */
+    uint8_t *complete; /* [rows][C] GA_INPUT_BIT(…) of the inputs whose values are all finite */
+    uint8_t
+        *finals;   /* [rows][bytes of a final]; NULL where layout.final_kind is none, or left in the files */
+    char *prompts; /* [rows][prompt_bytes], filled up with zeros; NULL where no text was logged */
     size_t prompt_bytes; /* longest prompt + 1 */
     int64_t batch_count;
     ga_record_batch *batches; /* one per rank and batch; ordered as the rows are */
-    int64_t segment_count;    /* that the rows come from */
-    int64_t refused_count;    /* segments that were damaged or refused: their rows are missing here */
-    ga_error refused;         /* why the first of them was */
+    int32_t *source;          /* [rows] which of `sources` the row stands in */
+    int32_t *place;           /* [rows] which row of that file it is */
+    int32_t source_count;
+    ga_record_source *sources;
+    int64_t segment_count; /* that the rows come from */
+    int64_t refused_count; /* segments that were damaged or refused: their rows are missing here */
+    ga_error refused;      /* why the first of them was */
 } ga_record_table;
 
-/*
- * A table of so many rows and batches, everything zero. prompt_bytes 0: no prompts. Freed with
- * ga_record_table_free. Errors: GA_ERR_MEMORY.
- */
-ga_status ga_record_table_create(const ga_record_layout *layout, int64_t rows, int64_t batch_count,
-    size_t prompt_bytes, ga_record_table **table_out, ga_error *error);
+/* How large a table is. */
+typedef struct ga_record_size {
+    int64_t rows;
+    int64_t batches;
+    size_t prompt_bytes; /* 0: no prompts */
+    bool narrow;         /* features and finals stay in the files: NULL here */
+} ga_record_size;
+
+/* A table with everything zero and no sources. Freed with ga_record_table_free. Errors: GA_ERR_MEMORY. */
+ga_status ga_record_table_create(
+    const ga_record_layout *layout, const ga_record_size *size, ga_record_table **table_out, ga_error *error);
+
+/* Frees features and finals of a table that was read whole; `complete` keeps what is known of them. */
+void ga_record_table_narrow(ga_record_table *table);
 
 /* Frees everything and sets *table to NULL. NULL is allowed. */
 void ga_record_table_free(ga_record_table **table);

@@ -1,6 +1,7 @@
-/* Stands in for segment.c and load.c in a build without HDF5: the same names, and the truth. */
+/* Stands in for segment.c, load.c and slab.c in a build without HDF5: the same names, and the truth. */
 #include "grpo_accel/record/load.h"
 #include "grpo_accel/record/segment.h"
+#include "grpo_accel/record/slab.h"
 
 ga_status ga_segment_build(const ga_segment *segment, void **image_out, size_t *bytes_out, ga_error *error) {
     (void)segment;
@@ -17,4 +18,11 @@ ga_status ga_segment_load(
     (void)table_out;
     return GA_FAIL(error, GA_ERR_MISSING,
         "%s: can't be read, built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled", name);
+}
+
+ga_status ga_segment_read_slabs(const char *path, const ga_slab *slabs, int32_t slab_count, ga_error *error) {
+    (void)slabs;
+    (void)slab_count;
+    return GA_FAIL(error, GA_ERR_MISSING,
+        "%s: can't be read, built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled", path);
 }
