@@ -196,12 +196,12 @@ static void write_json(const evaluating *e, FILE *out) {
     baseline_as_json(&json, "random", &figures->random);
     ga_json_end(&json);
     ga_json_object(&json, "kept_energy");
-    ga_json_real(&json, "0.25", figures->kept_energy_quarter);
-    ga_json_real(&json, "0.5", figures->kept_energy_half);
+    ga_json_real(&json, "0.25", figures->energy[GA_STD_GLOBAL][2].probe.value);
+    ga_json_real(&json, "0.5", figures->energy[GA_STD_GLOBAL][5].probe.value);
     ga_json_end(&json);
     ga_json_object(&json, "calibration");
-    ga_json_real(&json, "slope", figures->calibration_slope);
-    ga_json_real(&json, "coverage90", figures->coverage90);
+    ga_json_real(&json, "slope", figures->reliability.slope.value);
+    ga_json_real(&json, "coverage90", figures->reliability.reward_coverage[2].share.value);
     ga_json_end(&json);
     parts_as_json(&json, e);
     training_as_json(&json, ga_probe_get_info(e->probe));
@@ -234,10 +234,10 @@ static void print_figures(const evaluating *e) {
     print_within("Kendall", &f->within[GA_WITHIN_KENDALL]);
     print_within("AUC top quarter", &f->within[GA_WITHIN_AUC_TOP_QUARTER]);
     print_within("pairwise", &f->within[GA_WITHIN_PAIRWISE]);
-    (void)printf("energy kept: %.3f of a quarter of the rows, %.3f of a half\n", f->kept_energy_quarter,
-        f->kept_energy_half);
-    (void)printf("calibration: slope %.3f, %.3f of rewards in the 90 %% interval\n", f->calibration_slope,
-        f->coverage90);
+    (void)printf("energy kept: %.3f of a quarter of the rows, %.3f of a half\n",
+        f->energy[GA_STD_GLOBAL][2].probe.value, f->energy[GA_STD_GLOBAL][5].probe.value);
+    (void)printf("calibration: slope %.3f, %.3f of rewards in the 90 %% interval\n",
+        f->reliability.slope.value, f->reliability.reward_coverage[2].share.value);
     (void)printf(
         "pooled over prompts (how well prompts are told apart): Spearman %.3f, Pearson %.3f, AUC %.3f\n",
         f->pooled_spearman, f->pooled_pearson, f->pooled_auc);

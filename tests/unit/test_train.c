@@ -651,10 +651,16 @@ static void evaluation_agrees_with_the_plant(void **state) {
     assert_true(e.prompt_mean.spearman.value == 0.0 && e.prompt_mean.pooled_spearman > 0.5);
     assert_true(fabs(e.random.spearman.value) < 0.15);
     assert_true(fabs(e.ridge.spearman.value - e.within[GA_WITHIN_SPEARMAN].value) < 1e-12);
-    assert_true(e.kept_energy_half > 0.75 && e.kept_energy_quarter > 0.5);
-    assert_true(e.kept_energy_quarter < e.kept_energy_half);
-    assert_true(fabs(e.calibration_slope - 1.0) < 0.1);
-    assert_true(e.coverage90 > 0.8 && e.coverage90 <= 1.0);
+    const ga_energy_point *energy = e.energy[GA_STD_GLOBAL];
+    assert_true(energy[5].probe.value > 0.75 && energy[2].probe.value > 0.5);
+    assert_true(energy[2].probe.value < energy[5].probe.value);
+    assert_true(fabs(e.reliability.slope.value - 1.0) < 0.1);
+    assert_true(e.reliability.reward_coverage[2].share.value > 0.8);
+    assert_true(e.random.difference.low > 0.7 && e.ridge.difference.value == 0.0);
+    assert_int_equal(e.distribution.groups, 60);
+    assert_true(e.drift_count == GA_DRIFT_BINS && e.worst_count == GA_WORST_MAX);
+    assert_true(e.top.auc.value == e.within[GA_WITHIN_AUC_TOP_QUARTER].value);
+    assert_true(e.bottom.auc.value == e.within[GA_WITHIN_AUC_BOTTOM_QUARTER].value);
     /* only audited rows */
     const ga_evaluate_options audited = {.seed = 3, .audited_only = true};
     for (int64_t i = 0; i < 4 * GROUP_ROWS; i++) {
