@@ -11,6 +11,7 @@
 #include "grpo_accel/compute/compute.h"
 #include "grpo_accel/compute/half.h"
 #include "grpo_accel/session/lessons.h"
+#include "grpo_accel/session/projection.h"
 #include "probe/train/evaluate.h"
 
 #define RESAMPLES 1000
@@ -44,7 +45,8 @@ static ga_status read_call(const ga_call *call, evaluating *e, ga_error *error) 
 static ga_status open_both(evaluating *e, ga_error *error) {
     GA_TRY(ga_probe_open(e->probe_path, ga_compute_native(), &e->probe, error));
     const ga_probe_info *info = ga_probe_get_info(e->probe);
-    const ga_lessons_options source = {.path = e->data, .step = info->steps[0]};
+    const ga_lessons_options source = {
+        .path = e->data, .step = info->steps[0], .inputs = ga_projection_inputs(&info->schema)};
     GA_TRY(ga_lessons_read(&source, &e->lessons, error));
     const ga_record_table *table = ga_lessons_table(e->lessons);
     ga_command_warn_refused(table);

@@ -1,6 +1,7 @@
 /* train: from a record to a probe file. */
 #include <math.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,7 +21,11 @@ typedef struct training {
     int64_t window_rows;
     int64_t seed;
     double seconds_max; /* 0: no limit */
-    int32_t step;       /* 0: the record's first */
+    int32_t step;       /* 0: the record's first; GA_LESSONS_ALL_STEPS */
+    int32_t steps[GA_PROBE_STEPS_MAX];
+    int32_t step_count; /* 0: step */
+    uint32_t inputs;    /* GA_INPUT_BIT(…); 0: all */
+    const char *targets;
 } training;
 
 /* ---- interruption and progress ---- */
@@ -79,6 +84,54 @@ static ga_status read_config(const ga_call *call, training *t, ga_error *error) 
     return GA_OK;
 }
 
+/* "attention,x0" */
+static ga_status read_inputs(const ga_call *call, training *t, ga_error *error) {
+    const char *text = ga_arguments_value(&call->arguments, "inputs");
+    for (const char *word = text; word != NULL && *word != 0;) {
+        const size_t length = strcspn(word, ",");
+        int input = 0;
+        while (input < GA_INPUT_COUNT &&
+               (strlen(ga_record_input_name((ga_input)input)) != length ||
+                   strncmp(ga_record_input_name((ga_input)input), word, length) != 0)) {
+            input++;
+        }
+        if (input == GA_INPUT_COUNT) {
+            return GA_FAIL(error, GA_ERR_ARGUMENT,
+                "train: --inputs %.100s: \"%.*s\" is none of attention, x0, cfg, hidden, prompt, preview, "
+                "lookahead, distilled",
+                text, (int)(length < 40 ? length : 40), word);
+        }
+        t->inputs |= GA_INPUT_BIT(input);
+        word += length + (word[length] == ',' ? 1 : 0);
+    }
+    return GA_OK;
+}
+
+/* "3", "2,3,4" or "all" */
+static ga_status read_steps(const ga_call *call, training *t, ga_error *error) {
+    const char *text = ga_arguments_value(&call->arguments, "step");
+    if (text == NULL) {
+        return GA_OK;
+    }
+    if (strcmp(text, "all") == 0) {
+        t->step = GA_LESSONS_ALL_STEPS;
+        return GA_OK;
+    }
+    for (const char *word = text; *word != 0;) {
+        char *end = NULL;
+        const long step = strtol(word, &end, 10);
+        if (end == word || (*end != 0 && *end != ',') || step < 1 || step > UINT16_MAX ||
+            t->step_count == GA_PROBE_STEPS_MAX) {
+            return GA_FAIL(error, GA_ERR_ARGUMENT,
+                "train: --step %.100s: \"all\", or at most %d steps from 1 as in 2,3,4", text,
+                GA_PROBE_STEPS_MAX);
+        }
+        t->steps[t->step_count++] = (int32_t)step;
+        word = *end == ',' ? end + 1 : end;
+    }
+    return GA_OK;
+}
+
 static ga_status read_call(const ga_call *call, training *t, ga_error *error) {
     t->data = ga_arguments_value(&call->arguments, "data");
     t->out = ga_arguments_value(&call->arguments, "out");
@@ -89,16 +142,19 @@ static ga_status read_call(const ga_call *call, training *t, ga_error *error) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "train: --out FILE is missing");
     }
     GA_TRY(read_config(call, t, error));
+    GA_TRY(read_inputs(call, t, error));
+    GA_TRY(read_steps(call, t, error));
+    t->targets = ga_arguments_value(&call->arguments, "targets");
     GA_TRY(ga_arguments_integer(&call->arguments, "seed", 0, SEED_MAX, t->seed, &t->seed, error));
     return ga_arguments_real(&call->arguments, "seconds-max", 0, SECONDS_MAX, 0, &t->seconds_max, error);
 }
 
 /* What the probe will be bound to stands in the record. */
-static void bind_options(const training *t, const ga_record_table *table, ga_train_options *options) {
+static void bind_options(const training *t, const ga_lessons *lessons, ga_train_options *options) {
+    const ga_record_table *table = ga_lessons_table(lessons);
     const int64_t last = table->rows - 1;
     options->model = table->layout.model;
-    options->steps = t->step > 0 ? &t->step : &table->layout.candidate_steps[0];
-    options->step_count = 1;
+    options->step_count = ga_lessons_steps(lessons, &options->steps);
     options->steps_total = table->steps_total[last];
     options->version = table->probe_version[last] + 1;
     options->seed = (uint64_t)t->seed;
@@ -112,7 +168,7 @@ static ga_status train(const ga_call *call, const training *t, const ga_lessons 
         return GA_FAIL(error, GA_ERR_DATA, "%.200s: the record has no rows to learn from", t->data);
     }
     ga_train_options options = ga_train_options_default();
-    bind_options(t, table, &options);
+    bind_options(t, lessons, &options);
     progress_line line = {.on_terminal = isatty(STDERR_FILENO) != 0, .next_seconds = 2};
     const ga_train_callbacks callbacks = {
         .stop = is_interrupted, .progress = call->quiet ? NULL : show_progress, .user = &line};
@@ -202,7 +258,13 @@ static void report_as_text(const training *t, const ga_probe_info *info, const g
 }
 
 static ga_status train_and_save(const ga_call *call, const training *t, ga_error *error) {
-    const ga_lessons_options source = {.path = t->data, .newest_rows = t->window_rows, .step = t->step};
+    const ga_lessons_options source = {.path = t->data,
+        .newest_rows = t->window_rows,
+        .step = t->step,
+        .steps = t->step_count > 0 ? t->steps : NULL,
+        .step_count = t->step_count,
+        .inputs = t->inputs,
+        .targets = t->targets};
     ga_lessons *lessons = NULL;
     GA_TRY(ga_lessons_read(&source, &lessons, error));
     ga_command_warn_refused(ga_lessons_table(lessons));
