@@ -48,8 +48,16 @@ static const ga_option train_options[] = {
 static const ga_option evaluate_options[] = {
     {"probe", "FILE", "probe to judge (safetensors)"},
     {"data", "FOLDER", "run or record folder"},
-    {"report", "FOLDER", "write metrics.json here too"},
+    {"report", "FOLDER", "write index.html (figures and tables) and metrics.json here"},
+    {"against", "FILE", "compare with this probe on the same rows, pair by pair"},
+    {"step", "N", "judge at this decision step (default: the probe's first)"},
+    {"categories", "FILE", "CSV lines 'prompt or its hash,category': figures by category"},
+    {"curve", NULL, "train again on parts of the record: figures against the number of rows (takes time)"},
     {"gate", "RHO", "least lower bound of the within-group Spearman for the answer yes (default: 0)"},
+    COMMON_OPTIONS,
+};
+static const ga_option rollback_options[] = {
+    {"to", "VERSION", "use this version (default: the one before that in use)"},
     COMMON_OPTIONS,
 };
 #endif
@@ -77,14 +85,24 @@ const ga_command ga_commands[] = {
         "training with\n"
         "the best so far. Without --config it learns the record's decision step.",
         train_options, 0, 0, false, ga_command_train},
-    {"evaluate", "--probe FILE --data FOLDER [--report FOLDER] [--gate RHO]",
+    {"evaluate", "--probe FILE --data FOLDER [--report FOLDER] [--against FILE] [--curve] [--gate RHO]",
         "judge a probe on a record, within prompt groups",
         "Give it a record that the probe was not trained on: on its own it looks better than it is. Of a\n"
         "record with stopped rows only audited ones are taken.\n"
         "Exit code 1 when the lower bound of the within-group Spearman is not above the gate. Figures "
         "called\n"
-        "pooled mix prompts: they say how well prompts are told apart, not rollouts of one prompt.",
+        "pooled mix prompts: they say how well prompts are told apart, not rollouts of one prompt.\n"
+        "Where the record has a scorer named retest (a second end of the same rollout), the largest "
+        "correlation\n"
+        "that is possible is given, too.",
         evaluate_options, 0, 0, false, ga_command_evaluate},
+    {"rollback", "RUN [--to VERSION]", "let a run use an earlier probe again",
+        "RUN is a run folder. A job that runs takes the probe at the end of its next updates, one that is "
+        "started\n"
+        "again begins with it. Later trainings go on and are compared with it. RUN/probes/journal.jsonl "
+        "has one\n"
+        "line a training with its verdict.",
+        rollback_options, 1, 1, false, ga_command_rollback},
 #endif
 #if defined(GA_HAVE_RECORD)
     {"inspect", "FOLDER", "what is in a record",

@@ -1,12 +1,9 @@
 #include "grpo_accel/session/retrain.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "grpo_accel/base/check.h"
@@ -14,6 +11,7 @@
 #include "grpo_accel/session/lessons.h"
 #include "grpo_accel/session/logbook.h"
 #include "grpo_accel/session/session.h"
+#include "grpo_accel/session/versions.h"
 #include "probe/train/promote.h"
 #include "probe/train/train.h"
 
@@ -23,8 +21,9 @@ enum {
     TRAINING_SECONDS = 1800 /* for a training in the foreground */
 };
 
-/* Loss of within-group Spearman that still counts as "not worse". */
-#define PROMOTE_TOLERANCE 0.01
+/* Loss of within-group Spearman that still counts as "not worse", and draws of its interval. */
+#define PROMOTE_TOLERANCE 0.03
+#define PROMOTE_RESAMPLES 1000
 
 struct ga_retrain_job {
     pthread_t thread;
@@ -34,7 +33,7 @@ struct ga_retrain_job {
     char run_dir[4096], path[4096], previous_path[4096];
     char model[GA_PROBE_MODEL_BYTES];
     const ga_compute *compute;
-    uint32_t version;
+    uint32_t version, update;
     int64_t window_rows;
     uint64_t seed;
     int32_t step, steps_total;
@@ -45,34 +44,29 @@ struct ga_retrain_job {
     char verdict[512];
 };
 
-/* ---- files ---- */
-
-bool ga_retrain_path(const ga_session *session, uint32_t version, char *path, size_t bytes) {
-    const int length = snprintf(
-        path, bytes, "%s/probes/probe-%06u.safetensors", session->config->run_dir, (unsigned)version);
-    return length > 0 && (size_t)length < bytes;
-}
+/* ---- the version in use ---- */
 
 uint32_t ga_retrain_newest(const ga_session *session) {
-    char folder[4096];
-    uint32_t newest = 0;
-    if (snprintf(folder, sizeof folder, "%s/probes", session->config->run_dir) >= (int)sizeof folder) {
-        return 0;
+    return ga_versions_current(session->config->run_dir);
+}
+
+bool ga_retrain_path(const ga_session *session, uint32_t version, char *path, size_t bytes) {
+    return ga_versions_path(session->config->run_dir, version, path, bytes);
+}
+
+/* Rank 0: a version that a training or `grpo-accel rollback` put in use since the last look is announced. A
+ * probe that the configuration names stays until then, whatever an earlier run left. */
+static void look_for_version(ga_session *session) {
+    ga_retrain *retrain = &session->retrain;
+    const uint32_t current = ga_versions_current(session->config->run_dir);
+    if (!retrain->watching) {
+        retrain->watching = true;
+        retrain->seen_version = session->config->probe.path == NULL ? session->probe_version : current;
     }
-    DIR *entries = opendir(folder);
-    if (entries == NULL) {
-        return 0;
+    if (current != retrain->seen_version && current != 0) {
+        retrain->seen_version = current;
+        retrain->ready_version = current;
     }
-    for (struct dirent *entry = readdir(entries); entry != NULL; entry = readdir(entries)) {
-        unsigned version = 0;
-        int end = 0;
-        if (sscanf(entry->d_name, "probe-%6u.safetensors%n", &version, &end) == 1 &&
-            entry->d_name[end] == '\0' && end > 0) {
-            newest = version > newest ? version : newest;
-        }
-    }
-    (void)closedir(entries);
-    return newest;
 }
 
 /* ---- the training itself, in its thread ---- */
@@ -97,17 +91,24 @@ static ga_status promote(
     ga_promotion promotion;
     const ga_promote_options options = {.held_share = ga_train_options_default().held_share,
         .tolerance = PROMOTE_TOLERANCE,
+        .resamples = PROMOTE_RESAMPLES,
         .seed = job->seed};
     const ga_status status = ga_promote(candidate, previous, dataset, &options, &promotion, error);
     ga_probe_close(&previous);
     GA_TRY(status);
     job->promoted = promotion.promote;
     (void)snprintf(job->verdict, sizeof job->verdict, "%s", promotion.reason);
-    if (!promotion.promote) {
-        return GA_OK;
+    if (promotion.promote) {
+        ga_probe_set_version(candidate, job->version);
+        GA_TRY(ga_probe_save(candidate, job->path, error));
+        GA_TRY(ga_versions_use(job->run_dir, job->version, error));
     }
-    ga_probe_set_version(candidate, job->version);
-    return ga_probe_save(candidate, job->path, error);
+    /* a probe is as good without its line in the journal */
+    ga_error why = {0};
+    if (ga_versions_note_training(job->run_dir, job->version, job->update, &promotion, &why) != GA_OK) {
+        (void)snprintf(job->verdict, sizeof job->verdict, "%.250s (%.200s)", promotion.reason, why.message);
+    }
+    return GA_OK;
 }
 
 static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
@@ -156,14 +157,12 @@ static void *run(void *user) {
 
 static ga_retrain_job *make_job(ga_session *session) {
     ga_retrain_job *job = calloc(1, sizeof *job);
-    char folder[4096];
-    const int length = snprintf(folder, sizeof folder, "%s/probes", session->config->run_dir);
-    if (job == NULL || length >= (int)sizeof folder || (mkdir(folder, 0750) != 0 && errno != EEXIST)) {
+    if (job == NULL || ga_versions_make_folder(session->config->run_dir, NULL) != GA_OK) {
         free(job);
         return NULL;
     }
-    const uint32_t newest = ga_retrain_newest(session);
-    job->version = (newest > session->probe_version ? newest : session->probe_version) + 1;
+    job->version = ga_versions_next(session->config->run_dir, session->probe_version);
+    job->update = session->next_update;
     (void)snprintf(job->run_dir, sizeof job->run_dir, "%s", session->config->run_dir);
     (void)snprintf(job->model, sizeof job->model, "%s", session->shapes.model);
     if (!ga_retrain_path(session, job->version, job->path, sizeof job->path)) {
@@ -218,7 +217,6 @@ static void poll_job(ga_session *session) {
     } else {
         ga_log(GA_LOG_INFO, "probe %u %s: %s", (unsigned)job->version,
             job->promoted ? "is trained" : "is not better and stays unused", job->verdict);
-        session->retrain.ready_version = job->promoted ? job->version : session->retrain.ready_version;
     }
     free(job);
     session->retrain.job = NULL;
@@ -310,8 +308,8 @@ static void swap(ga_session *session, uint32_t ready_version) {
     char path[4096];
     ga_error why = {0};
     ga_probe *probe = NULL;
-    const bool wanted =
-        ready_version > session->probe_version && ready_version != session->retrain.refused_version;
+    const bool wanted = ready_version != 0 && ready_version != session->probe_version &&
+                        ready_version != session->retrain.refused_version;
     if (wanted) {
         probe = open_version(session, ready_version, path, sizeof path, &why);
         if (probe == NULL) {
@@ -346,4 +344,7 @@ void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version
         }
     }
     poll_job(session);
+    if (session->rank == 0) {
+        look_for_version(session);
+    }
 }

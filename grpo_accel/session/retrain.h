@@ -16,8 +16,10 @@ typedef struct ga_retrain_job ga_retrain_job;
 
 typedef struct ga_retrain {
     ga_retrain_job *job;      /* rank 0 while a training runs, else NULL */
-    uint32_t ready_version;   /* rank 0: newest published version that was promoted; 0: none */
+    uint32_t ready_version;   /* rank 0: the version that was put in use last; 0: none */
     uint32_t refused_version; /* a version that some rank could not open; 0: none */
+    uint32_t seen_version;    /* rank 0: the version in use at the last look */
+    bool watching;            /* rank 0: seen_version is set */
 } ga_retrain;
 
 /*
@@ -31,7 +33,7 @@ void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version
 /* "<run_dir>/probes/probe-000002.safetensors" into path; false where it does not fit. */
 bool ga_retrain_path(const ga_session *session, uint32_t version, char *path, size_t bytes);
 
-/* Number of the newest probe in the run's folder; 0: none. */
+/* Number of the probe that a run in this folder begins with, versions.h says which; 0: none. */
 uint32_t ga_retrain_newest(const ga_session *session);
 
 /* Asks a running training to stop and waits for it. */

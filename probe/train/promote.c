@@ -5,28 +5,83 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "grpo_accel/base/check.h"
 #include "probe/parts.h"
-#include "probe/train/evaluate.h"
+#include "probe/train/score.h"
 
-/* Spearman within groups of a probe on a part. */
-static ga_status judge(ga_probe *probe, const ga_dataset *dataset, const ga_part *part, uint64_t seed,
-    ga_within *within_out, ga_error *error) {
-    float *score = malloc((2 * (size_t)part->count + 1) * sizeof *score);
-    if (score == NULL) {
-        return GA_FAIL(
-            error, GA_ERR_MEMORY, "no memory to compare probes on %lld rows", (long long)part->count);
+/* What both are judged on; one block of memory, at candidate. */
+typedef struct duel {
+    size_t count;
+    double *candidate, *current, *target; /* [count]; target NaN: the row does not judge */
+    uint64_t *group;
+    float *score, *level; /* scratch [count] */
+} duel;
+
+static ga_status duel_create(
+    const ga_dataset *dataset, const ga_part *part, duel *duel_out, ga_error *error) {
+    const size_t count = ga_size(part->count);
+    double *block = calloc(count + 1, 3 * sizeof(double) + sizeof(uint64_t) + 2 * sizeof(float));
+    if (block == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory to compare probes on %zu rows", count);
     }
-    const ga_probe_rows rows = {
-        .features = dataset->features, .rows = part->rows, .count = part->count, .sigma = dataset->sigma};
-    ga_status status = ga_probe_score_rows(probe, &rows, score, score + part->count, error);
+    duel made = {.count = count,
+        .candidate = block,
+        .current = block + count,
+        .target = block + 2 * count,
+        .group = (uint64_t *)(void *)(block + 3 * count)};
+    made.score = (float *)(void *)(made.group + count);
+    made.level = made.score + count;
+    for (size_t i = 0; i < count; i++) {
+        made.target[i] = (double)part->target[i];
+        made.group[i] = dataset->group[part->rows[i]];
+    }
+    *duel_out = made;
+    return GA_OK;
+}
+
+/* The order that a probe gives the part's rows: order_out [count]. */
+static ga_status order_rows(ga_probe *probe, const ga_dataset *dataset, const ga_part *part,
+    const duel *between, double *order_out, ga_error *error) {
+    GA_TRY(ga_dataset_score(probe, dataset, part->rows, part->count, between->score, between->level, error));
     /* a slope of zero means that calibration found no order: then its ranks count for nothing */
-    for (int64_t i = 0; i < part->count && probe->info.calibration.slope <= 0.0; i++) {
-        score[i] = 0.0f;
+    const bool orders = probe->info.calibration.slope > 0.0;
+    for (size_t i = 0; i < between->count; i++) {
+        order_out[i] = orders ? (double)between->score[i] : 0.0;
+    }
+    return GA_OK;
+}
+
+/* Where rows were pruned, only those kept by chance judge, if they make up enough groups. */
+static ga_status choose_rows(
+    const ga_dataset *dataset, const ga_part *part, duel *between, bool *audited_out, ga_error *error) {
+    *audited_out = false;
+    bool pruned = false;
+    for (int64_t i = 0; i < dataset->rows && !pruned; i++) {
+        pruned = !isfinite(dataset->reward[i]);
+    }
+    if (!pruned || dataset->audit == NULL) {
+        return GA_OK;
+    }
+    double *target = malloc((between->count + 1) * sizeof *target);
+    ga_within_group *found = malloc((between->count + 1) * sizeof *found);
+    size_t groups = 0;
+    ga_status status = GA_OK;
+    if (target == NULL || found == NULL) {
+        status = GA_FAIL(error, GA_ERR_MEMORY, "no memory to compare probes on %zu rows", between->count);
+    }
+    for (size_t i = 0; i < between->count && status == GA_OK; i++) {
+        target[i] = dataset->audit[part->rows[i]] != 0 ? between->target[i] : (double)NAN;
     }
     if (status == GA_OK) {
-        status = ga_evaluate_part(GA_WITHIN_SPEARMAN, dataset, part, score, seed, 0, NULL, within_out, error);
+        status = ga_within_groups(GA_WITHIN_SPEARMAN, between->candidate, target, between->group,
+            between->count, found, &groups, error);
     }
-    free(score);
+    if (status == GA_OK && groups >= GA_PROMOTE_AUDITED_GROUPS_MIN) {
+        memcpy(between->target, target, between->count * sizeof *target);
+        *audited_out = true;
+    }
+    free(found);
+    free(target);
     return status;
 }
 
@@ -38,7 +93,6 @@ static bool same_place(const ga_probe_info *a, const ga_probe_info *b) {
 }
 
 static void decide_alone(ga_promotion *promotion, const char *why) {
-    promotion->current = NAN;
     promotion->promote = promotion->candidate > 0.0;
     snprintf(promotion->reason, sizeof promotion->reason,
         promotion->promote
@@ -48,18 +102,24 @@ static void decide_alone(ga_promotion *promotion, const char *why) {
 }
 
 static void decide_between(ga_promotion *promotion, double tolerance) {
-    promotion->promote = promotion->candidate > 0.0 && promotion->candidate >= promotion->current - tolerance;
+    const ga_within *difference = &promotion->difference;
+    promotion->promote = promotion->candidate > 0.0 && difference->low >= -tolerance;
     snprintf(promotion->reason, sizeof promotion->reason,
-        "%s: on the %lld newest held-out groups the candidate has Spearman %.3f, the probe in use %.3f "
-        "(tolerance %.3f)",
-        promotion->promote ? "promoted" : "kept out", (long long)promotion->groups, promotion->candidate,
-        promotion->current, tolerance);
+        "%s: on %lld held-out groups%s the candidate has Spearman %.3f, the probe in use %.3f; difference "
+        "%+.3f (%+.3f to %+.3f), not below %.3f is asked for",
+        promotion->promote ? "promoted" : "kept out", (long long)promotion->groups,
+        promotion->audited_only ? " kept by chance" : "", promotion->candidate, promotion->current,
+        difference->value, difference->low, difference->high, -tolerance);
 }
 
 static ga_status compare(ga_probe *candidate, ga_probe *current, const ga_dataset *dataset,
-    const ga_part *part, const ga_promote_options *options, ga_promotion *promotion, ga_error *error) {
+    const ga_part *part, const ga_promote_options *options, duel *between, ga_promotion *promotion,
+    ga_error *error) {
     ga_within within;
-    GA_TRY(judge(candidate, dataset, part, options->seed, &within, error));
+    GA_TRY(order_rows(candidate, dataset, part, between, between->candidate, error));
+    GA_TRY(choose_rows(dataset, part, between, &promotion->audited_only, error));
+    GA_TRY(ga_within_estimate(GA_WITHIN_SPEARMAN, between->candidate, between->target, between->group,
+        between->count, options->seed, 0, &within, error));
     promotion->candidate = within.value;
     promotion->groups = within.groups;
     if (current == NULL) {
@@ -70,10 +130,28 @@ static ga_status compare(ga_probe *candidate, ga_probe *current, const ga_datase
         decide_alone(promotion, "the probe in use is for another model, step or set of features");
         return GA_OK;
     }
-    GA_TRY(judge(current, dataset, part, options->seed, &within, error));
-    promotion->current = within.value;
+    GA_TRY(order_rows(current, dataset, part, between, between->current, error));
+    GA_TRY(ga_within_compare(GA_WITHIN_SPEARMAN, between->candidate, between->current, between->target,
+        between->group, between->count, options->seed, options->resamples, &promotion->difference, error));
+    promotion->current = promotion->candidate - promotion->difference.value;
     decide_between(promotion, options->tolerance);
     return GA_OK;
+}
+
+static ga_status promote_on(ga_probe *candidate, ga_probe *current, const ga_dataset *dataset,
+    const ga_part *part, const ga_promote_options *options, ga_promotion *promotion_out, ga_error *error) {
+    ga_promotion promotion;
+    memset(&promotion, 0, sizeof promotion);
+    promotion.current = (double)NAN;
+    promotion.difference = (ga_within){.value = NAN, .low = NAN, .high = NAN};
+    duel between = {0};
+    GA_TRY(duel_create(dataset, part, &between, error));
+    const ga_status status = compare(candidate, current, dataset, part, options, &between, &promotion, error);
+    free(between.candidate);
+    if (status == GA_OK) {
+        *promotion_out = promotion;
+    }
+    return status;
 }
 
 ga_status ga_promote(ga_probe *candidate, ga_probe *current, const ga_dataset *dataset,
@@ -85,12 +163,8 @@ ga_status ga_promote(ga_probe *candidate, ga_probe *current, const ga_dataset *d
     }
     ga_split split;
     GA_TRY(ga_dataset_split(dataset, options->held_share, 1.0, &split, error));
-    ga_promotion promotion;
-    memset(&promotion, 0, sizeof promotion);
-    const ga_status status = compare(candidate, current, dataset, &split.report, options, &promotion, error);
+    const ga_status status =
+        promote_on(candidate, current, dataset, &split.report, options, promotion_out, error);
     ga_split_destroy(&split);
-    if (status == GA_OK) {
-        *promotion_out = promotion;
-    }
     return status;
 }
