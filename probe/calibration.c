@@ -1,5 +1,7 @@
 #include "probe/calibration.h"
 
+#include <math.h>
+
 /* Weighted moments of one group: Σw, means, and centred sums per unit of weight times rows. */
 typedef struct group_moments {
     double rows, score_mean, offset_mean; /* offset: target − level */
@@ -104,4 +106,86 @@ ga_status ga_calibrate(const ga_grouped *grouped, const float *score, const floa
     result.tau2 = tau2 > 0.0 ? tau2 : 0.0;
     *calibration_out = result;
     return GA_OK;
+}
+
+/* ---- variance of a row ---- */
+
+/* Sums over rows in groups of two or more: weights, squared standardised residuals, and logarithms of the
+ * variances that residuals around their own group's mean should have: by the rows' own, and by one for all.
+ */
+typedef struct variance_sums {
+    double weight, squares, own_logs, common_logs;
+} variance_sums;
+
+/* Variance of a residual around the mean of n, of which the row's own is v and the average v_mean. */
+static double centred_variance(double v, double v_mean, double n) {
+    return v * (1.0 - 2.0 / n) + v_mean / n;
+}
+
+static void add_variances(const ga_grouped *grouped, int32_t group, const group_moments *m,
+    const float *score, const float *level, const float *variance, double slope, variance_sums *sums) {
+    const int64_t first = grouped->begin[group], end = grouped->begin[group + 1];
+    double v_mean = 0.0;
+    for (int64_t i = first; i < end; i++) {
+        v_mean += fmax((double)variance[i], 1e-30) / m->rows;
+    }
+    for (int64_t i = first; i < end; i++) {
+        const double w = (double)grouped->weight[i];
+        const double v = centred_variance(fmax((double)variance[i], 1e-30), v_mean, m->rows);
+        const double e = (double)grouped->target[i] - (double)level[i] - m->offset_mean -
+                         slope * ((double)score[i] - m->score_mean);
+        sums->weight += w;
+        sums->squares += w * e * e / v;
+        sums->own_logs += w * log(v);
+        sums->common_logs += w * log(1.0 - 1.0 / m->rows);
+    }
+}
+
+ga_status ga_calibrate_variance(const ga_grouped *grouped, const float *score, const float *level,
+    const float *variance, const ga_reduce *reduce, ga_calibration *calibration, ga_error *error) {
+    variance_sums own = {0};
+    for (int32_t group = 0; group < grouped->groups; group++) {
+        const group_moments m = moments_of(grouped, group, score, level);
+        if (m.rows >= 2.0) {
+            add_variances(grouped, group, &m, score, level, variance, calibration->slope, &own);
+        }
+    }
+    double sums[4] = {own.weight, own.squares, own.own_logs, own.common_logs};
+    calibration->variance_factor = 0.0;
+    GA_TRY(ga_reduce_sum(reduce, sums, 4, error));
+    const double factor = sums[0] > 0.0 ? sums[1] / sums[0] : 0.0;
+    if (!(factor > 0.0) || !isfinite(factor) || !(calibration->sigma_r2 > 0.0)) {
+        return GA_OK;
+    }
+    /* mean of ln v + e²/v; with the best factor, the second part is 1 either way */
+    const double rows_own = sums[2] / sums[0] + log(factor);
+    const double one_for_all = sums[3] / sums[0] + log(calibration->sigma_r2);
+    calibration->variance_factor = rows_own < one_for_all ? factor : 0.0;
+    return GA_OK;
+}
+
+double ga_calibration_variance(const ga_calibration *calibration, double variance) {
+    const double own = calibration->variance_factor * variance;
+    return calibration->variance_factor > 0.0 && isfinite(own) ? own : calibration->sigma_r2;
+}
+
+/* z with P(|N(0, 1)| < z) = share, by halving: erf rises. */
+static double normal_width(double share) {
+    double low = 0.0, high = 9.0;
+    for (int i = 0; i < 60; i++) {
+        const double middle = 0.5 * (low + high);
+        if (erf(middle * M_SQRT1_2) < share) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return 0.5 * (low + high);
+}
+
+void ga_calibration_interval(const ga_calibration *calibration, double mean, double residual_variance,
+    double share, double *low_out, double *high_out) {
+    const double half = normal_width(share) * sqrt(residual_variance + calibration->tau2);
+    *low_out = mean - half;
+    *high_out = mean + half;
 }

@@ -67,6 +67,7 @@ ga_status ga_inputs_plan(const ga_feature_schema *schema, ga_inputs *inputs_out,
         if (!is_map(shape)) {
             inputs.scalar_count += folded_count(shape);
             inputs.pooled_count += folded_count(shape);
+            inputs.prompt_count += shape->input == GA_INPUT_PROMPT ? folded_count(shape) : 0;
             continue;
         }
         if (inputs.map_channels > 0 && (shape->height != inputs.height || shape->width != inputs.width)) {
@@ -86,7 +87,8 @@ float ga_inputs_log_sigma(double sigma) {
     return (float)log(sigma > 1e-4 ? sigma : 1e-4);
 }
 
-/* Statistics of one map; a map without spread has its mass in the middle. False if a value is not finite. */
+/* Statistics of one map; a map without spread has its mass in the middle. False if a value is not finite: all
+ * are NaN then. */
 static bool pool_map(const float *map, int32_t height, int32_t width, float *statistics) {
     const int32_t count = height * width;
     double sum = 0.0;
@@ -98,6 +100,9 @@ static bool pool_map(const float *map, int32_t height, int32_t width, float *sta
         high = map[i] > high ? map[i] : high;
     }
     if (!isfinite(sum)) {
+        for (int i = 0; i < GA_INPUTS_MAP_STATISTICS; i++) {
+            statistics[i] = NAN;
+        }
         return false;
     }
     const double mean = sum / count;
@@ -144,29 +149,34 @@ static bool fold_scalars(const ga_input_shape *shape, const float *values, float
     return finite;
 }
 
-bool ga_inputs_pool(const ga_inputs *inputs, const float *row, double sigma, float *pooled) {
-    if (!isfinite(sigma) || sigma < 0.0) {
-        return false;
-    }
+/* Fills all of `pooled`; false if any value was not finite. */
+static bool pool_row(const ga_inputs *inputs, const float *row, double sigma, float *pooled) {
     bool finite = true;
     const int32_t plane = inputs->height * inputs->width;
-    for (int32_t i = 0; i < inputs->schema.input_count && finite; i++) {
+    for (int32_t i = 0; i < inputs->schema.input_count; i++) {
         const ga_input_shape *shape = &inputs->schema.inputs[i];
         const float *values = row + shape->offset;
         if (!is_map(shape)) {
-            finite = fold_scalars(shape, values, pooled);
+            finite = fold_scalars(shape, values, pooled) && finite;
             pooled += folded_count(shape);
             continue;
         }
-        for (int32_t channel = 0; channel < shape->channels && finite; channel++) {
-            finite = pool_map(values + (ptrdiff_t)channel * plane, shape->height, shape->width, pooled);
+        for (int32_t channel = 0; channel < shape->channels; channel++) {
+            finite =
+                pool_map(values + (ptrdiff_t)channel * plane, shape->height, shape->width, pooled) && finite;
             pooled += GA_INPUTS_MAP_STATISTICS;
         }
     }
-    if (finite) {
-        *pooled = ga_inputs_log_sigma(sigma);
-    }
+    *pooled = ga_inputs_log_sigma(sigma);
     return finite;
+}
+
+bool ga_inputs_pool(const ga_inputs *inputs, const float *row, double sigma, float *pooled) {
+    return isfinite(sigma) && sigma >= 0.0 && pool_row(inputs, row, sigma, pooled);
+}
+
+void ga_inputs_pool_known(const ga_inputs *inputs, const float *row, double sigma, float *pooled) {
+    (void)pool_row(inputs, row, sigma, pooled);
 }
 
 /* Values of an input in a pooled row. */
@@ -185,15 +195,23 @@ void ga_inputs_maps(const ga_inputs *inputs, const float *row, float *maps) {
     }
 }
 
-void ga_inputs_scalars(const ga_inputs *inputs, const float *pooled, float *scalars) {
+void ga_inputs_scalars(const ga_inputs *inputs, const float *pooled, bool with_prompt, float *scalars) {
     for (int32_t i = 0; i < inputs->schema.input_count; i++) {
         const ga_input_shape *shape = &inputs->schema.inputs[i];
         const int32_t values = pooled_values(shape);
-        if (!is_map(shape)) {
+        if (!is_map(shape) && (with_prompt || shape->input != GA_INPUT_PROMPT)) {
             memcpy(scalars, pooled, (size_t)values * sizeof *scalars);
             scalars += values;
         }
         pooled += values;
+    }
+}
+
+void ga_inputs_prompt(const ga_inputs *inputs, const float *pooled, float *prompt) {
+    int32_t values;
+    const int32_t place = ga_inputs_place(inputs, GA_INPUT_PROMPT, &values);
+    if (place >= 0 && inputs->prompt_count > 0) {
+        memcpy(prompt, pooled + place, (size_t)inputs->prompt_count * sizeof *prompt);
     }
 }
 
@@ -315,7 +333,7 @@ void ga_moments_destroy(ga_moments *moments) {
 static float standardise(const ga_moments *moments, int32_t index, float value) {
     const float standard = (value - moments->center[index]) / moments->scale[index];
     const float limit = moments->limit[index];
-    return standard > limit ? limit : standard < -limit ? -limit : standard;
+    return standard > limit ? limit : standard < -limit ? -limit : isnan(standard) ? 0.0f : standard;
 }
 
 void ga_moments_apply(const ga_moments *moments, float *values) {

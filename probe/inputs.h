@@ -32,6 +32,7 @@ typedef struct ga_inputs {
     int32_t map_channels; /* of all maps together; 0 when there is none */
     int32_t height, width;
     int32_t scalar_count; /* after folding */
+    int32_t prompt_count; /* those of them that belong to the prompt, after folding; 0: no such input */
 } ga_inputs;
 
 /* GA_ERR_ARGUMENT when the schema is not one: no inputs, offsets that overlap, maps of different size. */
@@ -40,11 +41,19 @@ ga_status ga_inputs_plan(const ga_feature_schema *schema, ga_inputs *inputs_out,
 /* row [values_per_row] → pooled [pooled_count]. False, and pooled is void, if a value or σ is not usable. */
 bool ga_inputs_pool(const ga_inputs *inputs, const float *row, double sigma, float *pooled);
 
+/* The same where a feature that is NaN is unknown: what is made of it becomes NaN, which ga_moments_apply
+ * turns into the mean, 0. sigma must be usable. */
+void ga_inputs_pool_known(const ga_inputs *inputs, const float *row, double sigma, float *pooled);
+
 /* row [values_per_row] → maps [map_channels, height, width]; nothing without maps. */
 void ga_inputs_maps(const ga_inputs *inputs, const float *row, float *maps);
 
-/* The scalar inputs [scalar_count] out of a pooled row. */
-void ga_inputs_scalars(const ga_inputs *inputs, const float *pooled, float *scalars);
+/* The scalar inputs out of a pooled row, [scalar_count] or, without those of the prompt,
+ * [scalar_count - prompt_count]. */
+void ga_inputs_scalars(const ga_inputs *inputs, const float *pooled, bool with_prompt, float *scalars);
+
+/* Those of the prompt [prompt_count]. */
+void ga_inputs_prompt(const ga_inputs *inputs, const float *pooled, float *prompt);
 
 /* Place in a pooled row of the first value of `input`; -1 where the schema lacks it. *count_out: its values.
  */
@@ -62,7 +71,8 @@ ga_status ga_schema_from_text(const char *text, uint64_t id, ga_feature_schema *
 /* The same id and the same layout. */
 bool ga_schema_equal(const ga_feature_schema *a, const ga_feature_schema *b);
 
-/* Standardisation of `count` values: (value − center) / scale, clipped to ±limit. Owns its arrays. */
+/* Standardisation of `count` values: (value − center) / scale, clipped to ±limit; NaN, unknown, becomes 0,
+ * the mean. Owns its arrays. */
 typedef struct ga_moments {
     int32_t count;
     float *center, *scale, *limit; /* one block of memory, at center */

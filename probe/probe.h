@@ -12,16 +12,18 @@
 #include "grpo_accel/base/status.h"
 #include "grpo_accel/compute/compute.h"
 #include "probe/calibration.h"
+#include "probe/network_options.h"
 
 #define GA_PROBE_STEPS_MAX 8
 #define GA_PROBE_MODEL_BYTES 256
+#define GA_PROBE_TARGET_BYTES 48
 
 typedef struct ga_probe ga_probe;
 
 typedef enum ga_probe_kind {
     GA_PROBE_SCALAR = 0,  /* one scalar input alone, e.g. the preview's score, calibrated */
     GA_PROBE_RIDGE = 1,   /* ridge regression on pooled statistics and scalars */
-    GA_PROBE_NETWORK = 2, /* the ridge plus what a network adds */
+    GA_PROBE_NETWORK = 2, /* the ridge plus what a network adds; of architecture `paper` the network alone */
     GA_PROBE_KIND_COUNT = 3
 } ga_probe_kind;
 
@@ -44,6 +46,9 @@ typedef struct ga_probe_info {
     int64_t held_rows, held_groups;
     ga_calibration calibration; /* on held-out groups: slope, intercept, sigma_r2, tau2 */
     double residual_variance;   /* sigma_r2 + tau2: of a single reward around its prediction, reward² */
+    ga_network_options network; /* with GA_PROBE_NETWORK */
+    int32_t target_count;       /* 1 … GA_NETWORK_TARGETS_MAX; what stands above is about target 0 */
+    char target_names[GA_NETWORK_TARGETS_MAX][GA_PROBE_TARGET_BYTES]; /* [0] "reward" unless named */
 } ga_probe_info;
 
 /* Owned by the probe, valid until ga_probe_close. */
@@ -68,11 +73,16 @@ void ga_probe_set_version(ga_probe *probe, uint32_t version);
 /*
  * block: rows of fp16 features under the probe's schema; sigma: noise level at the decision.
  * mean_out [rows]: calibrated reward; NaN for a row with a feature that is not finite, which the caller
- * keeps. variance_out [rows]: residual variance inside the group, reward² (NaN with the mean); may be NULL.
- * GA_ERR_ARGUMENT (another schema), GA_ERR_DATA (σ outside the trained range by more than a tenth),
- * GA_ERR_MEMORY; the outputs are void then.
+ * keeps. variance_out [rows]: residual variance inside the group, reward² (NaN with the mean); the row's own
+ * where the network answers one that has proved itself, else the same for all; may be NULL. Runs inside
+ * compute->run. GA_ERR_ARGUMENT (another schema), GA_ERR_DATA (σ outside the trained range by more than a
+ * tenth), GA_ERR_MEMORY; the outputs are void then.
  */
 ga_status ga_probe_score(ga_probe *probe, const ga_feature_block *block, double sigma, float *mean_out,
+    float *variance_out, ga_error *error);
+
+/* The same for all targets at once: mean_out, variance_out [rows, target_count]. */
+ga_status ga_probe_score_all(ga_probe *probe, const ga_feature_block *block, double sigma, float *mean_out,
     float *variance_out, ga_error *error);
 
 /* What a host needs a probe for. */

@@ -8,7 +8,10 @@
 #include "probe/parts.h"
 #include "probe/weights.h"
 
-#define FORMAT "grpo_accel.probe.1"
+#define FORMAT "grpo_accel.probe.2"
+
+/* What programs before this one wrote: one target, one architecture, no variance of the network's own. */
+#define FORMAT_FIRST "grpo_accel.probe.1"
 
 /* ---- texts ---- */
 
@@ -91,6 +94,18 @@ static ga_status get_double(
     return GA_OK;
 }
 
+/* A finite number that is not negative. */
+static ga_status get_factor(
+    const ga_weights *weights, const char *path, const char *key, double *value_out, ga_error *error) {
+    double value = 0.0;
+    GA_TRY(get_double(weights, path, key, &value, error));
+    if (value < 0.0) {
+        return missing(path, key, error);
+    }
+    *value_out = value;
+    return GA_OK;
+}
+
 static ga_status put_steps(ga_weights *weights, const ga_probe_info *info, ga_error *error) {
     char text[GA_PROBE_STEPS_MAX * 12 + 1] = "";
     size_t used = 0;
@@ -98,6 +113,62 @@ static ga_status put_steps(ga_weights *weights, const ga_probe_info *info, ga_er
         used += (size_t)snprintf(text + used, sizeof text - used, "%s%d", i > 0 ? "," : "", info->steps[i]);
     }
     return ga_weights_set_text(weights, "steps", text, error);
+}
+
+static ga_status put_network(ga_weights *weights, const ga_probe *probe, ga_error *error) {
+    const ga_network_options *options = &probe->info.network;
+    char text[GA_NETWORK_LEVELS_MAX * 12 + 1] = "";
+    size_t used = 0;
+    for (int32_t i = 0; i < options->levels; i++) {
+        used +=
+            (size_t)snprintf(text + used, sizeof text - used, "%s%d", i > 0 ? "," : "", options->channels[i]);
+    }
+    GA_TRY(ga_weights_set_text(
+        weights, "architecture", ga_network_architecture_name(options->architecture), error));
+    GA_TRY(ga_weights_set_text(weights, "channels", text, error));
+    GA_TRY(set_integer(weights, "blocks_per_level", options->blocks_per_level, error));
+    GA_TRY(set_integer(weights, "hidden", options->hidden, error));
+    GA_TRY(set_integer(weights, "condition_width", options->condition_width, error));
+    GA_TRY(set_integer(weights, "heteroscedastic", options->heteroscedastic ? 1 : 0, error));
+    return set_double(weights, "variance_floor", probe->variance_floor, error);
+}
+
+/* The numbers of a target beyond the first; `target` counts from 1. */
+#define TARGET_NUMBERS 6
+
+typedef struct target_number {
+    char key[40];
+    double *value;
+} target_number;
+
+static void list_target(ga_probe_target *values, int32_t target, target_number numbers[TARGET_NUMBERS]) {
+    const char *const parts[TARGET_NUMBERS] = {
+        "scale", "slope", "intercept", "sigma_r2", "tau2", "variance_factor"};
+    double *const places[TARGET_NUMBERS] = {&values->scale, &values->calibration.slope,
+        &values->calibration.intercept, &values->calibration.sigma_r2, &values->calibration.tau2,
+        &values->calibration.variance_factor};
+    for (int i = 0; i < TARGET_NUMBERS; i++) {
+        snprintf(numbers[i].key, sizeof numbers[i].key, "target%d_%s", target, parts[i]);
+        numbers[i].value = places[i];
+    }
+}
+
+static ga_status put_targets(ga_weights *weights, const ga_probe *probe, ga_error *error) {
+    const ga_probe_info *info = &probe->info;
+    char key[40];
+    GA_TRY(set_integer(weights, "target_count", info->target_count, error));
+    for (int32_t i = 0; i < info->target_count; i++) {
+        snprintf(key, sizeof key, "target%d_name", i);
+        GA_TRY(ga_weights_set_text(weights, key, info->target_names[i], error));
+    }
+    for (int32_t i = 1; i < info->target_count; i++) {
+        target_number numbers[TARGET_NUMBERS];
+        list_target(&probe->others[i - 1], i, numbers);
+        for (int k = 0; k < TARGET_NUMBERS; k++) {
+            GA_TRY(set_double(weights, numbers[k].key, *numbers[k].value, error));
+        }
+    }
+    return GA_OK;
 }
 
 static ga_status put_texts(ga_weights *weights, const ga_probe *probe, ga_error *error) {
@@ -114,6 +185,11 @@ static ga_status put_texts(ga_weights *weights, const ga_probe *probe, ga_error 
     snprintf(text, sizeof text, "%016llx", (unsigned long long)info->schema.id);
     GA_TRY(ga_weights_set_text(weights, "schema_id", text, error));
     GA_TRY(set_double(weights, "reward_scale", probe->reward_scale, error));
+    GA_TRY(set_double(weights, "variance_factor", info->calibration.variance_factor, error));
+    GA_TRY(put_targets(weights, probe, error));
+    if (info->kind == GA_PROBE_NETWORK) {
+        GA_TRY(put_network(weights, probe, error));
+    }
     ga_probe_info copy = *info;
     number_field fields[NUMBER_FIELDS];
     list_numbers(&copy, fields);
@@ -171,7 +247,81 @@ static ga_status get_schema(
     return GA_OK;
 }
 
-/* Everything but kind and schema. */
+/* "24,32,48": whole numbers without gap; false for any other text. */
+static bool take_list(const char *text, int32_t capacity, int32_t *values, int32_t *count_out) {
+    int32_t count = 0;
+    do {
+        char *end;
+        const long value = strtol(text, &end, 10);
+        if (end == text || value < 1 || value > INT32_MAX || count == capacity ||
+            (*end != ',' && *end != '\0') || (*end == ',' && end[1] == '\0')) {
+            return false;
+        }
+        values[count++] = (int32_t)value;
+        text = *end == ',' ? end + 1 : end;
+    } while (*text != '\0');
+    *count_out = count;
+    return true;
+}
+
+/* What format 1 meant without saying so. */
+static ga_network_options first_options(void) {
+    ga_network_options options = ga_network_options_default();
+    options.architecture = GA_NETWORK_FIRST;
+    options.condition_width = 16;
+    options.heteroscedastic = false;
+    return options;
+}
+
+static ga_status get_network(
+    const ga_weights *weights, const char *path, ga_network_options *options, ga_error *error) {
+    const char *architecture, *channels;
+    int64_t blocks, hidden, condition, heteroscedastic;
+    GA_TRY(get_text(weights, path, "architecture", &architecture, error));
+    GA_TRY(get_text(weights, path, "channels", &channels, error));
+    GA_TRY(get_integer(weights, path, "blocks_per_level", 1, INT32_MAX, &blocks, error));
+    GA_TRY(get_integer(weights, path, "hidden", 1, INT32_MAX, &hidden, error));
+    GA_TRY(get_integer(weights, path, "condition_width", 1, INT32_MAX, &condition, error));
+    GA_TRY(get_integer(weights, path, "heteroscedastic", 0, 1, &heteroscedastic, error));
+    *options = ga_network_options_default();
+    if (!ga_network_architecture_from_name(architecture, &options->architecture)) {
+        return missing(path, "architecture", error);
+    }
+    if (!take_list(channels, GA_NETWORK_LEVELS_MAX, options->channels, &options->levels)) {
+        return missing(path, "channels", error);
+    }
+    options->blocks_per_level = (int32_t)blocks;
+    options->hidden = (int32_t)hidden;
+    options->condition_width = (int32_t)condition;
+    options->heteroscedastic = heteroscedastic != 0;
+    return GA_OK;
+}
+
+static ga_status get_targets(const ga_weights *weights, const char *path, ga_probe *probe, ga_error *error) {
+    int64_t count;
+    const char *names[GA_NETWORK_TARGETS_MAX];
+    char key[40];
+    GA_TRY(get_integer(weights, path, "target_count", 1, GA_NETWORK_TARGETS_MAX, &count, error));
+    for (int32_t i = 0; i < (int32_t)count; i++) {
+        snprintf(key, sizeof key, "target%d_name", i);
+        GA_TRY(get_text(weights, path, key, &names[i], error));
+    }
+    if (ga_probe_set_targets(probe, (int32_t)count, names, NULL) != GA_OK) {
+        return missing(path, "target_count", error);
+    }
+    for (int32_t i = 1; i < (int32_t)count; i++) {
+        target_number numbers[TARGET_NUMBERS];
+        list_target(&probe->others[i - 1], i, numbers);
+        for (int k = 0; k < TARGET_NUMBERS; k++) {
+            const bool signed_number = numbers[k].value == &probe->others[i - 1].calibration.intercept;
+            GA_TRY(signed_number ? get_double(weights, path, numbers[k].key, numbers[k].value, error)
+                                 : get_factor(weights, path, numbers[k].key, numbers[k].value, error));
+        }
+    }
+    return GA_OK;
+}
+
+/* Everything but kind, schema, targets and the network's options. */
 static ga_status get_texts(const ga_weights *weights, const char *path, ga_probe *probe, ga_error *error) {
     ga_probe_info *info = &probe->info;
     const char *model;
@@ -231,6 +381,15 @@ static ga_status put_arrays(ga_weights *weights, const ga_probe *probe, ga_error
         const int64_t shape[1] = {arrays[i].count};
         GA_TRY(ga_weights_add(weights, arrays[i].name, 1, shape, arrays[i].values, error));
     }
+    for (int32_t i = 1; i < probe->info.target_count; i++) {
+        const ga_ridge *ridge = ga_probe_ridge(probe, i);
+        const int64_t shape[1] = {ridge->count};
+        char name[32];
+        snprintf(name, sizeof name, "ridge%d.within", i);
+        GA_TRY(ga_weights_add(weights, name, 1, shape, ridge->within, error));
+        snprintf(name, sizeof name, "ridge%d.level", i);
+        GA_TRY(ga_weights_add(weights, name, 1, shape, ridge->level, error));
+    }
     for (int32_t t = 0; t < probe->network.tensor_count && probe->info.kind == GA_PROBE_NETWORK; t++) {
         const ga_network_tensor *tensor = &probe->network.tensors[t];
         int64_t shape[4];
@@ -277,6 +436,19 @@ static ga_status check_scales(const ga_moments *moments, const char *path, ga_er
     return GA_OK;
 }
 
+static ga_status get_other_ridges(
+    const ga_weights *weights, const char *path, ga_probe *probe, ga_error *error) {
+    for (int32_t i = 1; i < probe->info.target_count; i++) {
+        ga_ridge *ridge = &probe->others[i - 1].ridge;
+        char name[32];
+        snprintf(name, sizeof name, "ridge%d.within", i);
+        GA_TRY(get_array(weights, path, name, 1, &ridge->count, false, ridge->within, error));
+        snprintf(name, sizeof name, "ridge%d.level", i);
+        GA_TRY(get_array(weights, path, name, 1, &ridge->count, false, ridge->level, error));
+    }
+    return GA_OK;
+}
+
 static ga_status get_arrays(const ga_weights *weights, const char *path, ga_probe *probe, ga_error *error) {
     probe_array arrays[COMMON_ARRAYS];
     list_arrays(probe, arrays);
@@ -286,6 +458,7 @@ static ga_status get_arrays(const ga_weights *weights, const char *path, ga_prob
     }
     GA_TRY(check_scales(&probe->pooled_moments, path, error));
     GA_TRY(check_scales(&probe->map_moments, path, error));
+    GA_TRY(get_other_ridges(weights, path, probe, error));
     for (int32_t t = 0; t < probe->network.tensor_count && probe->info.kind == GA_PROBE_NETWORK; t++) {
         const ga_network_tensor *tensor = &probe->network.tensors[t];
         char name[48];
@@ -334,12 +507,13 @@ ga_status ga_probe_save(const ga_probe *probe, const char *path, ga_error *error
     return status;
 }
 
-static ga_status check_format(const ga_weights *weights, const char *path, ga_error *error) {
+static ga_status get_format(const ga_weights *weights, const char *path, bool *first_out, ga_error *error) {
     const char *format;
     GA_TRY(get_text(weights, path, "format", &format, error));
-    if (strcmp(format, FORMAT) != 0) {
-        return GA_FAIL(
-            error, GA_ERR_FILE, "%s: format \"%.60s\"; this program reads \"%s\"", path, format, FORMAT);
+    *first_out = strcmp(format, FORMAT_FIRST) == 0;
+    if (!*first_out && strcmp(format, FORMAT) != 0) {
+        return GA_FAIL(error, GA_ERR_FILE, "%s: format \"%.60s\"; this program reads \"%s\" and \"%s\"", path,
+            format, FORMAT, FORMAT_FIRST);
     }
     return GA_OK;
 }
@@ -357,24 +531,48 @@ static ga_status check_size(
     return GA_OK;
 }
 
+/* Its memory is bounded by GA_NETWORK_PARAMETERS_MAX, whatever the file claims. */
+static ga_status add_network(
+    const ga_weights *weights, const char *path, bool first, ga_probe *probe, ga_error *error) {
+    ga_network_options options = first_options();
+    ga_error reason = {0};
+    if (!first) {
+        GA_TRY(get_network(weights, path, &options, error));
+        GA_TRY(get_factor(weights, path, "variance_floor", &probe->variance_floor, error));
+    }
+    const ga_status status = ga_probe_add_network(probe, &options, &reason);
+    if (status == GA_ERR_ARGUMENT) {
+        return GA_FAIL(error, GA_ERR_FILE, "%s: %.300s", path, reason.message);
+    }
+    return status == GA_OK ? GA_OK : GA_FAIL(error, status, "%s: %.300s", path, reason.message);
+}
+
+static ga_status fill_probe(const ga_weights *weights, const char *path, bool first, ga_probe_kind kind,
+    ga_probe *probe, ga_error *error) {
+    if (!first) {
+        GA_TRY(get_targets(weights, path, probe, error));
+        GA_TRY(get_factor(weights, path, "variance_factor", &probe->info.calibration.variance_factor, error));
+    }
+    if (kind == GA_PROBE_NETWORK) {
+        GA_TRY(add_network(weights, path, first, probe, error));
+    }
+    probe->info.kind = kind;
+    GA_TRY(get_texts(weights, path, probe, error));
+    return get_arrays(weights, path, probe, error);
+}
+
 static ga_status build_probe(const ga_weights *weights, const char *path, const ga_compute *compute,
     ga_probe **probe_out, ga_error *error) {
     ga_feature_schema schema;
     ga_probe_kind kind = GA_PROBE_RIDGE;
-    GA_TRY(check_format(weights, path, error));
+    bool first;
+    GA_TRY(get_format(weights, path, &first, error));
     GA_TRY(get_kind(weights, path, &kind, error));
     GA_TRY(get_schema(weights, path, &schema, error));
     GA_TRY(check_size(weights, path, &schema, error));
     ga_probe *probe = NULL;
     GA_TRY(ga_probe_create(&schema, compute, &probe, error));
-    ga_status status = kind == GA_PROBE_NETWORK ? ga_probe_add_network(probe, error) : GA_OK;
-    probe->info.kind = kind;
-    if (status == GA_OK) {
-        status = get_texts(weights, path, probe, error);
-    }
-    if (status == GA_OK) {
-        status = get_arrays(weights, path, probe, error);
-    }
+    const ga_status status = fill_probe(weights, path, first, kind, probe, error);
     if (status != GA_OK) {
         ga_probe_close(&probe);
         return status;

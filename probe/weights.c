@@ -14,8 +14,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors data is little-endian");
 
-#define ARRAYS_MAX 256
-#define TEXTS_MAX 64
+#define ARRAYS_MAX 320
+#define TEXTS_MAX 128
 
 typedef struct weights_text {
     char key[GA_WEIGHTS_NAME_BYTES];

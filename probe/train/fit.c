@@ -4,297 +4,311 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "grpo_accel/base/random.h"
+#include "grpo_accel/base/check.h"
 #include "probe/train/evaluate.h"
+#include "probe/train/fit_batch.h"
+#include "probe/train/score.h"
 
-#define ROUND_ROWS_MAX 2048
+#define ROUND_ROWS_MAX 8192
 #define WARM_UP_STEPS 20
-#define AVERAGE_DECAY 0.98
 #define GRADIENT_NORM_MAX 1.0
-#define BATCH_ROWS_MAX 4096
 
-/* A group, or a part of one that has more rows than a batch. */
-typedef struct group_piece {
-    int64_t first; /* row of the part */
-    int32_t rows;
-} group_piece;
-
-/* One batch as the network takes it; one block of memory, at maps. */
-typedef struct fit_batch {
-    int32_t rows, groups;
-    float *maps, *scalars, *log_sigma, *base, *target, *weight, *score, *grad;
-    int32_t *begin;
-} fit_batch;
+/* Behind the gradients in a sum over processes: loss, weight, out of time, told to stop. */
+#define EXTRA_SUMS 4
 
 typedef struct fitter {
     const ga_fit *fit;
     ga_probe *probe;
+    const ga_compute *compute;
+    ga_fit_source source;
     ga_network_pass *pass;
     int64_t parameter_count;
-    /* one block of memory, at parameters */
+    /* on the device, one block of memory at parameters */
     float *parameters, *gradients, *first_moment, *second_moment, *average, *best;
-    double *sums; /* [parameter_count + 2] gradients and flags on their way over the ranks */
-    fit_batch batch;
-    float *row; /* scratch of one row's values */
+    double *sums;    /* [parameter_count + EXTRA_SUMS] */
+    float *transfer; /* [parameter_count] between host and device */
+    float *saved;    /* [5, parameter_count] a state in host memory; NULL: nobody asks for one */
     float *tune_score, *tune_level;
-    group_piece *pieces;
-    int32_t *order;
-    int32_t piece_count, next;
-    uint64_t epoch;
-    ga_random noise;
+    ga_train_progress *curve;
+    int32_t curve_count, round, round_steps, without_gain;
     int64_t step;
-    double bias; /* mean offset of the targets, in units of the scale */
-    double loss_sum;
-    double best_spearman;
+    double round_loss, best_spearman;
     bool out_of_time, told_to_stop;
 } fitter;
 
 /* ---- room ---- */
 
-static int32_t clamp_batch_rows(int32_t rows) {
-    return rows < 8 ? 8 : rows > BATCH_ROWS_MAX ? BATCH_ROWS_MAX : rows;
-}
-
-static int32_t count_pieces(const ga_part *part, int32_t batch_rows, group_piece *pieces) {
-    int32_t count = 0;
-    for (int32_t group = 0; group < part->grouped.groups; group++) {
-        for (int64_t row = part->begin[group]; row < part->begin[group + 1]; row += batch_rows) {
-            const int64_t left = part->begin[group + 1] - row;
-            if (pieces != NULL) {
-                pieces[count] =
-                    (group_piece){.first = row, .rows = left < batch_rows ? (int32_t)left : batch_rows};
-            }
-            count++;
-        }
-    }
-    return count;
-}
-
-static bool create_pieces(fitter *f, int32_t batch_rows) {
-    f->piece_count = count_pieces(f->fit->train, batch_rows, NULL);
-    f->pieces = malloc(((size_t)f->piece_count + 1) * sizeof *f->pieces);
-    f->order = malloc(((size_t)f->piece_count + 1) * sizeof *f->order);
-    if (f->pieces == NULL || f->order == NULL) {
+static bool create_host_arrays(fitter *f) {
+    const size_t count = (size_t)f->parameter_count, tune = (size_t)f->fit->tune->count;
+    f->sums = malloc((count + EXTRA_SUMS) * sizeof *f->sums);
+    f->transfer = malloc(count * sizeof *f->transfer);
+    f->tune_score = malloc((2 * tune + 1) * sizeof *f->tune_score);
+    f->curve = malloc(GA_FIT_ROUNDS_MAX * sizeof *f->curve);
+    if (f->sums == NULL || f->transfer == NULL || f->tune_score == NULL || f->curve == NULL) {
         return false;
     }
-    (void)count_pieces(f->fit->train, batch_rows, f->pieces);
-    f->next = f->piece_count; /* the first batch shuffles */
-    return true;
-}
-
-static bool create_batch(fitter *f, int32_t batch_rows) {
-    const ga_inputs *inputs = &f->probe->inputs;
-    const size_t rows = (size_t)batch_rows;
-    const size_t map = (size_t)inputs->map_channels * (size_t)inputs->height * (size_t)inputs->width;
-    const size_t scalars = (size_t)inputs->scalar_count;
-    fit_batch *batch = &f->batch;
-    batch->maps = malloc((rows * (map + scalars + 6) + 1) * sizeof(float));
-    batch->begin = malloc((rows + 1) * sizeof *batch->begin);
-    if (batch->maps == NULL || batch->begin == NULL) {
-        return false;
+    f->tune_level = f->tune_score + tune;
+    if (f->fit->checkpoint != NULL) {
+        f->saved = malloc(5 * count * sizeof *f->saved);
     }
-    batch->scalars = batch->maps + rows * map;
-    batch->log_sigma = batch->scalars + rows * scalars;
-    batch->base = batch->log_sigma + rows;
-    batch->target = batch->base + rows;
-    batch->weight = batch->target + rows;
-    batch->score = batch->weight + rows;
-    batch->grad = batch->score + rows;
-    return true;
+    return f->fit->checkpoint == NULL || f->saved != NULL;
 }
 
-static bool create_arrays(fitter *f) {
+static void fitter_destroy(fitter *f) {
+    ga_network_pass_destroy(&f->pass);
+    ga_fit_source_destroy(&f->source);
+    if (f->parameters != NULL) {
+        f->compute->release(f->parameters);
+    }
+    free(f->sums);
+    free(f->transfer);
+    free(f->saved);
+    free(f->tune_score);
+    free(f->curve);
+}
+
+static ga_status copy_device(fitter *f, const float *from, float *to, ga_error *error) {
+    const int32_t count = (int32_t)f->parameter_count; /* at most GA_NETWORK_PARAMETERS_MAX */
+    return f->compute->copy_columns(1, count, count, from, count, to, error);
+}
+
+/* ---- states ---- */
+
+static uint64_t mix(uint64_t digest, uint64_t value) {
+    digest = (digest ^ value) * 0xbf58476d1ce4e5b9u;
+    return digest ^ (digest >> 29);
+}
+
+static uint64_t mix_real(uint64_t digest, double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return mix(digest, bits);
+}
+
+/* Whatever a step depends on; limits of time and rounds may change. */
+static uint64_t fingerprint_of(const fitter *f) {
+    const ga_train_options *options = f->fit->options;
+    const ga_part *part = f->fit->train;
+    const double reals[] = {options->learning_rate, options->weight_decay, options->input_noise,
+        options->channel_drop, options->weight_max, options->ema, options->oversample_low,
+        options->loss.centred, options->loss.ranked, options->loss.raw, options->loss.variance,
+        options->loss.variance_beta, options->loss.variance_floor, options->loss.others};
+    uint64_t digest = mix(options->seed, f->probe->info.schema.id);
+    for (int32_t i = 0; i < f->probe->network.tensor_count; i++) {
+        digest = mix(digest, (uint64_t)f->probe->network.tensors[i].count);
+    }
+    for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++) {
+        digest = mix_real(digest, reals[i]);
+    }
+    digest = mix(digest, (uint64_t)f->source.batch_rows);
+    for (int32_t i = 0; i < part->all_groups; i++) {
+        digest = mix(digest, part->all_key[i] + (uint64_t)part->all_rows[i]);
+    }
+    return digest;
+}
+
+typedef struct device_array {
+    float *device;
+    const float *host;
+} device_array;
+
+static void list_arrays(fitter *f, const ga_fit_state *state, device_array arrays[5]) {
+    const device_array list[5] = {{f->parameters, state->parameters}, {f->first_moment, state->first_moment},
+        {f->second_moment, state->second_moment}, {f->average, state->average}, {f->best, state->best}};
+    memcpy(arrays, list, sizeof list);
+}
+
+static ga_status start_from_state(fitter *f, const ga_fit_state *state, ga_error *error) {
+    if (state->parameter_count != f->parameter_count || state->fingerprint != fingerprint_of(f) ||
+        state->curve_count < 0 || state->curve_count > GA_FIT_ROUNDS_MAX) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT,
+            "the state belongs to another training: network, data, options or seed differ");
+    }
+    device_array arrays[5];
+    list_arrays(f, state, arrays);
+    for (int i = 0; i < 5; i++) {
+        GA_TRY(f->compute->upload((size_t)f->parameter_count, arrays[i].host, arrays[i].device, error));
+    }
+    f->best_spearman = state->best_spearman;
+    f->step = state->step;
+    f->round = state->round;
+    f->round_steps = state->round_steps;
+    f->round_loss = state->round_loss;
+    f->without_gain = state->without_gain;
+    f->curve_count = state->curve_count;
+    memcpy(f->curve, state->curve, (size_t)state->curve_count * sizeof *f->curve);
+    return ga_fit_source_seek(&f->source, state->epoch, state->next_group, state->next_row, error);
+}
+
+static ga_status start_from_parameters(fitter *f, ga_error *error) {
+    if (f->fit->start_parameters != NULL) {
+        memcpy(f->transfer, f->fit->start_parameters, (size_t)f->parameter_count * sizeof *f->transfer);
+    } else {
+        ga_network_initialise(&f->probe->network, f->fit->options->seed, f->transfer);
+    }
+    GA_TRY(f->compute->upload((size_t)f->parameter_count, f->transfer, f->parameters, error));
+    GA_TRY(copy_device(f, f->parameters, f->average, error));
+    return copy_device(f, f->parameters, f->best, error);
+}
+
+static ga_status download_state(void *user, ga_error *error) {
+    fitter *f = user;
     const size_t count = (size_t)f->parameter_count;
-    const size_t tune = (size_t)f->fit->tune->count;
-    f->parameters = calloc(count * 6, sizeof(float));
-    f->sums = malloc((count + 2) * sizeof(double));
-    f->row = malloc(((size_t)f->probe->inputs.schema.values_per_row + 2 * tune) * sizeof(float));
-    if (f->parameters == NULL || f->sums == NULL || f->row == NULL) {
-        return false;
+    float *const arrays[5] = {f->parameters, f->first_moment, f->second_moment, f->average, f->best};
+    for (size_t i = 0; i < 5; i++) {
+        GA_TRY(f->compute->download(count, arrays[i], f->saved + i * count, error));
     }
+    return GA_OK;
+}
+
+static ga_status save_state(fitter *f, ga_error *error) {
+    if (f->fit->checkpoint == NULL) {
+        return GA_OK;
+    }
+    GA_TRY(f->compute->run(download_state, f, error));
+    const size_t count = (size_t)f->parameter_count;
+    const ga_fit_state state = {.fingerprint = fingerprint_of(f),
+        .parameter_count = f->parameter_count,
+        .parameters = f->saved,
+        .first_moment = f->saved + count,
+        .second_moment = f->saved + 2 * count,
+        .average = f->saved + 3 * count,
+        .best = f->saved + 4 * count,
+        .best_spearman = f->best_spearman,
+        .step = f->step,
+        .round = f->round,
+        .round_steps = f->round_steps,
+        .round_loss = f->round_loss,
+        .without_gain = f->without_gain,
+        .epoch = f->source.epoch,
+        .next_group = f->source.next_group,
+        .next_row = f->source.next_row,
+        .curve_count = f->curve_count,
+        .curve = f->curve};
+    return f->fit->checkpoint(f->fit->checkpoint_user, &state, error);
+}
+
+/* Everything on the device; inside compute->run. */
+static ga_status create_device(void *user, ga_error *error) {
+    fitter *f = user;
+    const size_t count = ((size_t)f->parameter_count + 15) / 16 * 16;
+    GA_TRY(f->compute->allocate(6 * count, &f->parameters, error));
     f->gradients = f->parameters + count;
     f->first_moment = f->parameters + 2 * count;
     f->second_moment = f->parameters + 3 * count;
     f->average = f->parameters + 4 * count;
     f->best = f->parameters + 5 * count;
-    f->tune_score = f->row + f->probe->inputs.schema.values_per_row;
-    f->tune_level = f->tune_score + tune;
-    return true;
-}
-
-static void fitter_destroy(fitter *f) {
-    ga_network_pass_destroy(&f->pass);
-    free(f->parameters);
-    free(f->sums);
-    free(f->row);
-    free(f->pieces);
-    free(f->order);
-    free(f->batch.maps);
-    free(f->batch.begin);
+    GA_TRY(
+        ga_network_pass_create(&f->probe->network, f->compute, f->source.batch_rows, true, &f->pass, error));
+    return f->fit->resume != NULL ? start_from_state(f, f->fit->resume, error)
+                                  : start_from_parameters(f, error);
 }
 
 static ga_status fitter_create(const ga_fit *fit, ga_probe *probe, fitter *f, ga_error *error) {
     memset(f, 0, sizeof *f);
     f->fit = fit;
     f->probe = probe;
+    f->compute = probe->compute;
     f->parameter_count = probe->network.parameter_count;
-    const int32_t batch_rows = clamp_batch_rows(fit->options->batch_rows);
-    if (!create_arrays(f) || !create_batch(f, batch_rows) || !create_pieces(f, batch_rows)) {
+    probe->variance_floor = fit->options->loss.variance_floor;
+    if (!create_host_arrays(f)) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory to train a network of %lld weights",
             (long long)f->parameter_count);
     }
-    GA_TRY(ga_network_pass_create(&probe->network, probe->compute, batch_rows, true, &f->pass, error));
-    const uint64_t rank = (uint64_t)fit->callbacks->reduce.rank;
-    f->noise = ga_random_make(fit->options->seed, 1 + rank, GA_STREAM_WEIGHTS); /* batch 0 draws the start */
-    ga_network_initialise(&probe->network, fit->options->seed, f->parameters);
-    memcpy(f->average, f->parameters, (size_t)f->parameter_count * sizeof(float));
-    memcpy(f->best, f->parameters, (size_t)f->parameter_count * sizeof(float));
-    return GA_OK;
+    GA_TRY(ga_fit_source_create(fit, probe, &f->source, error));
+    return f->compute->run(create_device, f, error);
 }
 
 /* ---- one step ---- */
 
-static int32_t next_piece(fitter *f) {
-    if (f->next == f->piece_count) {
-        const ga_train_callbacks *callbacks = f->fit->callbacks;
-        const uint64_t ranks = callbacks->reduce.ranks > 1 ? (uint64_t)callbacks->reduce.ranks : 1;
-        ga_random random = ga_random_make(
-            f->fit->options->seed, f->epoch * ranks + (uint64_t)callbacks->reduce.rank, GA_STREAM_TRAIN);
-        for (int32_t i = 0; i < f->piece_count; i++) {
-            f->order[i] = i;
-        }
-        ga_random_shuffle(&random, f->order, (uint32_t)f->piece_count);
-        f->next = 0;
-        f->epoch++;
-    }
-    return f->order[f->next];
-}
-
-/* Uniform noise of standard deviation `deviation`: as good a guard as normal noise, and quick. */
-static void add_noise(ga_random *random, double deviation, int64_t count, float *values) {
-    const float width = (float)(deviation * sqrt(12.0) * 0x1p-32);
-    const float half = (float)(deviation * sqrt(3.0));
-    for (int64_t i = 0; i < count && deviation > 0.0; i++) {
-        values[i] += width * (float)ga_random_u32(random) - half;
-    }
-}
-
-/* Makes a row a little different each time it is seen: what can't be learned by heart must be understood. */
-static void disturb_row(fitter *f, float *maps, float *scalars) {
-    const ga_inputs *inputs = &f->probe->inputs;
-    const ga_train_options *options = f->fit->options;
-    const int64_t positions = (int64_t)inputs->height * inputs->width;
-    for (int32_t channel = 0; channel < inputs->map_channels; channel++, maps += positions) {
-        if (ga_random_uniform(&f->noise) < options->channel_drop) {
-            memset(maps, 0, (size_t)positions * sizeof *maps);
-        } else {
-            add_noise(&f->noise, options->input_noise, positions, maps);
+/* The network's answers stand on what the ridges say. */
+static void add_base(fitter *f) {
+    const ga_fit_batch *batch = &f->source.batch;
+    const int32_t targets = f->probe->info.target_count, outputs = f->probe->network.outputs;
+    for (int32_t row = 0; row < batch->rows; row++) {
+        for (int32_t target = 0; target < targets; target++) {
+            batch->answer[row * outputs + target] += batch->base[row * targets + target];
         }
     }
-    add_noise(&f->noise, options->input_noise, inputs->scalar_count, scalars);
 }
 
-/* Row `from` of the part into place `to` of the batch. */
-static void take_row(fitter *f, int64_t from, int32_t to) {
-    const ga_fit *fit = f->fit;
-    const ga_inputs *inputs = &f->probe->inputs;
-    fit_batch *batch = &f->batch;
-    const int64_t row = fit->train->rows[from];
-    const size_t map = (size_t)inputs->map_channels * (size_t)inputs->height * (size_t)inputs->width;
-    float *maps = batch->maps + (size_t)to * map;
-    float *scalars = batch->scalars + (size_t)to * (size_t)inputs->scalar_count;
-    if (map > 0) {
-        ga_probe_prepare_maps(
-            f->probe, fit->dataset->features + row * inputs->schema.values_per_row, f->row, maps);
-    }
-    ga_inputs_scalars(inputs, fit->pooled + from * inputs->pooled_count, scalars);
-    disturb_row(f, maps, scalars);
-    const double scale = f->probe->reward_scale;
-    batch->log_sigma[to] = ga_inputs_log_sigma((double)fit->dataset->sigma[row]);
-    batch->base[to] = (float)((double)fit->train_score[from] / scale);
-    batch->target[to] = (float)(((double)fit->train->target[from] - (double)fit->train_level[from]) / scale);
-    batch->weight[to] = fit->train->weight[from];
+static ga_loss loss_of(const fitter *f) {
+    const bool paper = f->probe->network.options.architecture == GA_NETWORK_PAPER;
+    ga_loss loss = paper ? ga_loss_paper() : f->fit->options->loss;
+    loss.others = f->fit->options->loss.others;
+    return loss;
 }
 
-/* Whole pieces until the next would not fit. */
-static void fill_batch(fitter *f) {
-    fit_batch *batch = &f->batch;
-    const int32_t rows_max = clamp_batch_rows(f->fit->options->batch_rows);
-    batch->rows = 0;
-    batch->groups = 0;
-    batch->begin[0] = 0;
-    while (f->piece_count > 0 && batch->groups < f->piece_count) {
-        const group_piece *piece = &f->pieces[next_piece(f)];
-        if (batch->rows + piece->rows > rows_max) {
-            return;
-        }
-        for (int32_t i = 0; i < piece->rows; i++) {
-            take_row(f, piece->first + i, batch->rows + i);
-        }
-        batch->rows += piece->rows;
-        batch->begin[++batch->groups] = batch->rows;
-        f->next++;
-    }
-}
-
-/* Loss and gradient of the batch; the network's answer stands on the ridge's score. */
-static ga_status batch_gradient(fitter *f, ga_error *error) {
-    fit_batch *batch = &f->batch;
-    const ga_network_input input = {
-        .rows = batch->rows, .maps = batch->maps, .scalars = batch->scalars, .log_sigma = batch->log_sigma};
-    GA_TRY(ga_network_forward(f->pass, f->parameters, &input, batch->score, error));
-    for (int32_t i = 0; i < batch->rows; i++) {
-        batch->score[i] += batch->base[i];
-    }
+/* Loss and gradient of the batch, not divided by its weight; inside compute->run. */
+static ga_status batch_gradient(void *user, ga_error *error) {
+    fitter *f = user;
+    const ga_fit_batch *batch = &f->source.batch;
+    const ga_network_input input = {.rows = batch->rows,
+        .maps = batch->maps,
+        .scalars = batch->scalars,
+        .prompt = batch->prompt,
+        .log_sigma = batch->log_sigma};
     const ga_loss_batch rows = {.groups = batch->groups,
         .begin = batch->begin,
+        .targets = f->probe->info.target_count,
+        .variances = f->probe->network.outputs > f->probe->info.target_count,
         .target = batch->target,
-        .weight = batch->weight,
-        .bias = f->bias};
-    f->loss_sum += ga_loss_evaluate(&f->fit->options->loss, &rows, batch->score, batch->grad);
-    memset(f->gradients, 0, (size_t)f->parameter_count * sizeof(float));
-    return ga_network_backward(f->pass, f->parameters, &input, batch->grad, f->gradients, error);
+        .weight = batch->weight};
+    const ga_loss loss = loss_of(f);
+    GA_TRY(ga_network_forward(f->pass, f->parameters, &input, batch->answer, error));
+    add_base(f);
+    f->sums[f->parameter_count] = ga_loss_evaluate(&loss, &rows, batch->answer, batch->grad);
+    GA_TRY(f->compute->zero((size_t)f->parameter_count, f->gradients, error));
+    GA_TRY(ga_network_backward(f->pass, f->parameters, batch->grad, f->gradients, error));
+    return f->compute->download((size_t)f->parameter_count, f->gradients, f->transfer, error);
 }
 
 static const ga_clock *clock_of(const ga_train_options *options) {
     return options->clock != NULL ? options->clock : ga_clock_system();
 }
 
-/* Mean gradient over the ranks, and whether any of them has to end. */
-static ga_status reduce_gradient(fitter *f, ga_error *error) {
+/* Sums over the processes; from here on all know the same. */
+static ga_status reduce_sums(fitter *f, ga_error *error) {
     const ga_train_callbacks *callbacks = f->fit->callbacks;
     const ga_train_options *options = f->fit->options;
-    const int64_t count = f->parameter_count;
     const double seconds = ga_clock_now(clock_of(options)) - f->fit->started_seconds;
-    for (int64_t i = 0; i < count; i++) {
-        f->sums[i] = (double)f->gradients[i];
+    double *extra = f->sums + f->parameter_count;
+    for (int64_t i = 0; i < f->parameter_count; i++) {
+        f->sums[i] = (double)f->transfer[i];
     }
-    f->sums[count] = options->seconds_max > 0.0 && seconds >= options->seconds_max ? 1.0 : 0.0;
-    f->sums[count + 1] = callbacks->stop != NULL && callbacks->stop(callbacks->user) ? 1.0 : 0.0;
-    GA_TRY(ga_reduce_sum(&callbacks->reduce, f->sums, count + 2, error));
-    f->out_of_time = f->sums[count] > 0.0;
-    f->told_to_stop = f->sums[count + 1] > 0.0;
-    const double ranks = callbacks->reduce.ranks > 1 ? (double)callbacks->reduce.ranks : 1.0;
-    double squares = 0.0;
-    for (int64_t i = 0; i < count; i++) {
-        f->sums[i] /= ranks;
-        squares += f->sums[i] * f->sums[i];
+    extra[1] = 0.0;
+    for (int32_t row = 0; row < f->source.batch.rows; row++) {
+        extra[1] += (double)f->source.batch.weight[row];
     }
-    const double norm = sqrt(squares);
-    const double factor = norm > GRADIENT_NORM_MAX ? GRADIENT_NORM_MAX / norm : 1.0;
-    for (int64_t i = 0; i < count; i++) {
-        /* a gradient that is not finite moves nothing: one bad batch must not spoil what was learned */
-        f->gradients[i] = isfinite(norm) ? (float)(f->sums[i] * factor) : 0.0f;
-    }
+    extra[2] = options->seconds_max > 0.0 && seconds >= options->seconds_max ? 1.0 : 0.0;
+    extra[3] = callbacks->stop != NULL && callbacks->stop(callbacks->user) ? 1.0 : 0.0;
+    GA_TRY(ga_reduce_sum(&callbacks->reduce, f->sums, f->parameter_count + EXTRA_SUMS, error));
+    f->out_of_time = extra[2] > 0.0;
+    f->told_to_stop = extra[3] > 0.0;
     return GA_OK;
 }
 
-static ga_status train_step(fitter *f, ga_error *error) {
+/* Mean gradient over the weight of the batch, no longer than GRADIENT_NORM_MAX, into `transfer`. */
+static void clip_gradient(fitter *f) {
+    const double weight = f->sums[f->parameter_count + 1];
+    const double share = weight > 0.0 ? 1.0 / weight : 0.0;
+    double squares = 0.0;
+    for (int64_t i = 0; i < f->parameter_count; i++) {
+        squares += f->sums[i] * f->sums[i];
+    }
+    const double norm = sqrt(squares) * share;
+    const double factor = norm > GRADIENT_NORM_MAX ? share * GRADIENT_NORM_MAX / norm : share;
+    for (int64_t i = 0; i < f->parameter_count; i++) {
+        /* a gradient that is not finite moves nothing: one bad batch must not spoil what was learned */
+        f->transfer[i] = isfinite(norm) ? (float)(f->sums[i] * factor) : 0.0f;
+    }
+    f->round_loss += isfinite(f->sums[f->parameter_count]) ? f->sums[f->parameter_count] * share : 0.0;
+}
+
+/* Inside compute->run. */
+static ga_status update_parameters(void *user, ga_error *error) {
+    fitter *f = user;
     const ga_train_options *options = f->fit->options;
-    fill_batch(f);
-    GA_TRY(batch_gradient(f, error));
-    GA_TRY(reduce_gradient(f, error));
-    f->step++;
     const double warm = f->step < WARM_UP_STEPS ? (double)f->step / WARM_UP_STEPS : 1.0;
     const ga_adamw adamw = {.step = f->step,
         .learning_rate = (float)(options->learning_rate * warm),
@@ -302,126 +316,161 @@ static ga_status train_step(fitter *f, ga_error *error) {
         .beta2 = 0.99f,
         .epsilon = 1e-8f,
         .weight_decay = (float)options->weight_decay};
-    GA_TRY(f->probe->compute->adamw(
+    GA_TRY(f->compute->upload((size_t)f->parameter_count, f->transfer, f->gradients, error));
+    GA_TRY(f->compute->adamw(
         &adamw, f->parameter_count, f->gradients, f->parameters, f->first_moment, f->second_moment, error));
     const double young = (1.0 + (double)f->step) / (10.0 + (double)f->step);
-    const float decay = (float)(young < AVERAGE_DECAY ? young : AVERAGE_DECAY);
-    for (int64_t i = 0; i < f->parameter_count; i++) {
-        f->average[i] = decay * f->average[i] + (1.0f - decay) * f->parameters[i];
-    }
-    return GA_OK;
+    const float decay = (float)(young < options->ema ? young : options->ema);
+    return f->compute->lerp(f->parameter_count, decay, f->parameters, f->average, error);
+}
+
+static ga_status train_step(fitter *f, ga_error *error) {
+    GA_TRY(ga_fit_source_next(&f->source, error));
+    GA_TRY(f->compute->run(batch_gradient, f, error));
+    GA_TRY(reduce_sums(f, error));
+    clip_gradient(f);
+    f->step++;
+    f->round_steps++;
+    return f->compute->run(update_parameters, f, error);
 }
 
 /* ---- rounds ---- */
 
+/* The averaged weights are what the probe answers with; inside compute->run. */
+static ga_status lend_average(void *user, ga_error *error) {
+    fitter *f = user;
+    GA_TRY(ga_probe_load(f->probe, error));
+    return copy_device(f, f->average, f->probe->loaded, error);
+}
+
 /* Spearman within the tuning groups of the averaged weights. */
 static ga_status judge(fitter *f, double *spearman_out, ga_error *error) {
     const ga_fit *fit = f->fit;
-    memcpy(f->probe->parameters, f->average, (size_t)f->parameter_count * sizeof(float));
-    const ga_probe_rows rows = {.features = fit->dataset->features,
-        .rows = fit->tune->rows,
-        .count = fit->tune->count,
-        .sigma = fit->dataset->sigma};
-    GA_TRY(ga_probe_score_rows(f->probe, &rows, f->tune_score, f->tune_level, error));
     ga_within within;
+    GA_TRY(f->compute->run(lend_average, f, error));
+    GA_TRY(ga_dataset_score(
+        f->probe, fit->dataset, fit->tune->rows, fit->tune->count, f->tune_score, f->tune_level, error));
     GA_TRY(ga_evaluate_part(GA_WITHIN_SPEARMAN, fit->dataset, fit->tune, f->tune_score, fit->options->seed, 0,
         &fit->callbacks->reduce, &within, error));
-    *spearman_out = within.value;
+    *spearman_out = isfinite(within.value) ? within.value : 0.0; /* equal scores order nothing */
     return GA_OK;
 }
 
-/* Steps of a round: the same on all ranks. */
-static ga_status count_steps(fitter *f, int64_t *steps_out, ga_error *error) {
-    const ga_reduce *reduce = &f->fit->callbacks->reduce;
-    double rows = (double)f->fit->train->count;
-    GA_TRY(ga_reduce_sum(reduce, &rows, 1, error));
-    rows /= reduce->ranks > 1 ? (double)reduce->ranks : 1.0;
-    rows = rows < ROUND_ROWS_MAX ? rows : ROUND_ROWS_MAX;
-    *steps_out = (int64_t)ceil(rows / (double)clamp_batch_rows(f->fit->options->batch_rows));
-    *steps_out = *steps_out < 1 ? 1 : *steps_out;
-    return GA_OK;
+static ga_status keep_average(void *user, ga_error *error) {
+    fitter *f = user;
+    return copy_device(f, f->average, f->best, error);
 }
 
-/* Mean of target − score over all training rows: what the raw term takes as the level. */
-static ga_status find_bias(fitter *f, ga_error *error) {
-    const ga_fit *fit = f->fit;
-    double sums[2] = {0.0, 0.0};
-    for (int64_t i = 0; i < fit->train->count; i++) {
-        const double w = (double)fit->train->weight[i];
-        sums[0] +=
-            w * ((double)fit->train->target[i] - (double)fit->train_level[i] - (double)fit->train_score[i]);
-        sums[1] += w;
+/* Judges where the training stands, and keeps it if it is the best so far. */
+static ga_status judge_round(fitter *f, ga_train_progress *point, ga_error *error) {
+    double spearman;
+    GA_TRY(judge(f, &spearman, error));
+    const bool better = spearman > f->best_spearman;
+    if (better) {
+        f->best_spearman = spearman;
+        GA_TRY(f->compute->run(keep_average, f, error));
     }
-    GA_TRY(ga_reduce_sum(&fit->callbacks->reduce, sums, 2, error));
-    f->bias = sums[1] > 0.0 ? sums[0] / sums[1] / f->probe->reward_scale : 0.0;
-    return GA_OK;
-}
-
-static void tell_progress(const fitter *f, int32_t round, int64_t steps, double spearman) {
-    const ga_train_callbacks *callbacks = f->fit->callbacks;
-    if (callbacks->progress == NULL) {
-        return;
-    }
-    const ga_train_progress progress = {.round = round,
+    f->without_gain = better ? 0 : f->without_gain + 1;
+    *point = (ga_train_progress){.round = f->round + 1,
         .rounds_max = f->fit->options->rounds_max,
         .seconds = ga_clock_now(clock_of(f->fit->options)) - f->fit->started_seconds,
-        .loss = f->loss_sum / (double)steps,
+        .loss = f->round_steps > 0 ? f->round_loss / (double)f->round_steps : 0.0,
         .spearman = spearman,
         .spearman_best = f->best_spearman};
-    callbacks->progress(callbacks->user, &progress);
+    if (f->fit->callbacks->progress != NULL) {
+        f->fit->callbacks->progress(f->fit->callbacks->user, point);
+    }
+    return GA_OK;
 }
 
-/* One round: steps until its rows or the time are used up, then the judgement. */
-static ga_status train_round(fitter *f, int32_t round, int64_t steps, bool *better_out, ga_error *error) {
-    double spearman;
-    int64_t done = 0;
-    f->loss_sum = 0.0;
-    while (done < steps && !f->out_of_time && !f->told_to_stop) {
+/* Steps of a round: one pass over the rows of all processes, at most ROUND_ROWS_MAX of them. */
+static int64_t count_steps(const fitter *f) {
+    double rows = 0.0;
+    for (int32_t i = 0; i < f->fit->train->all_groups; i++) {
+        rows += (double)f->fit->train->all_rows[i];
+    }
+    rows = rows < ROUND_ROWS_MAX ? rows : ROUND_ROWS_MAX;
+    const int64_t steps = (int64_t)ceil(rows / (double)f->source.batch_rows);
+    return steps < 1 ? 1 : steps;
+}
+
+/* Steps until the round is full or the training has to end; then the judgement. A round that was cut short is
+ * saved as it stands before it is judged, so that it can be continued. */
+static ga_status train_round(fitter *f, int64_t steps, ga_error *error) {
+    ga_train_progress point;
+    while (f->round_steps < steps && !f->out_of_time && !f->told_to_stop) {
         GA_TRY(train_step(f, error));
-        done++;
     }
-    GA_TRY(judge(f, &spearman, error));
-    *better_out = spearman > f->best_spearman;
-    if (*better_out) {
-        f->best_spearman = spearman;
-        memcpy(f->best, f->average, (size_t)f->parameter_count * sizeof(float));
+    if (f->round_steps < steps) {
+        GA_TRY(save_state(f, error));
+        GA_TRY(judge_round(f, &point, error));
+        f->curve[f->curve_count++] = point;
+        f->round++;
+        return GA_OK;
     }
-    tell_progress(f, round, done, spearman);
-    return GA_OK;
+    GA_TRY(judge_round(f, &point, error));
+    f->curve[f->curve_count++] = point;
+    f->round++;
+    f->round_steps = 0;
+    f->round_loss = 0.0;
+    return save_state(f, error);
 }
 
-static ga_status train_rounds(fitter *f, ga_train_report *report, ga_error *error) {
+static ga_train_end end_of(const fitter *f) {
+    return f->told_to_stop                                       ? GA_TRAIN_END_STOP
+           : f->out_of_time                                      ? GA_TRAIN_END_SECONDS
+           : f->without_gain >= f->fit->options->patience_rounds ? GA_TRAIN_END_PATIENCE
+                                                                 : GA_TRAIN_END_ROUNDS;
+}
+
+static ga_status return_best(void *user, ga_error *error) {
+    fitter *f = user;
+    GA_TRY(ga_probe_load(f->probe, error));
+    GA_TRY(copy_device(f, f->best, f->probe->loaded, error));
+    return f->compute->download((size_t)f->parameter_count, f->best, f->probe->parameters, error);
+}
+
+static ga_status train_rounds(fitter *f, ga_error *error) {
     const ga_train_options *options = f->fit->options;
-    int64_t steps;
-    GA_TRY(count_steps(f, &steps, error));
-    GA_TRY(find_bias(f, error));
-    GA_TRY(judge(f, &f->best_spearman, error)); /* untrained: the ridge */
-    int32_t without_gain = 0;
-    report->end = GA_TRAIN_END_ROUNDS;
-    for (int32_t round = 1; round <= options->rounds_max; round++) {
-        bool better;
-        GA_TRY(train_round(f, round, steps, &better, error));
-        without_gain = better ? 0 : without_gain + 1;
-        report->rounds = round;
-        report->steps = f->step;
-        if (f->out_of_time || f->told_to_stop) {
-            report->end = f->told_to_stop ? GA_TRAIN_END_STOP : GA_TRAIN_END_SECONDS;
-            break;
-        }
-        if (without_gain >= options->patience_rounds) {
-            report->end = GA_TRAIN_END_PATIENCE;
-            break;
-        }
+    const int64_t steps = count_steps(f);
+    const int32_t rounds_max =
+        options->rounds_max < GA_FIT_ROUNDS_MAX ? options->rounds_max : GA_FIT_ROUNDS_MAX;
+    if (f->fit->resume == NULL) {
+        GA_TRY(judge(f, &f->best_spearman, error)); /* where it starts: untrained, the ridge */
     }
-    memcpy(f->probe->parameters, f->best, (size_t)f->parameter_count * sizeof(float));
-    return GA_OK;
+    while (f->round < rounds_max && !f->out_of_time && !f->told_to_stop &&
+           f->without_gain < options->patience_rounds) {
+        GA_TRY(train_round(f, steps, error));
+    }
+    return f->compute->run(return_best, f, error);
 }
 
-ga_status ga_fit_network(const ga_fit *fit, ga_probe *probe, ga_train_report *report, ga_error *error) {
+static ga_fit_report report_of(fitter *f) {
+    const ga_fit_report report = {.end = end_of(f),
+        .rounds = f->round,
+        .steps = f->step,
+        .loss = f->curve_count > 0 ? f->curve[f->curve_count - 1].loss : 0.0,
+        .best_spearman = f->best_spearman,
+        .curve_count = f->curve_count,
+        .curve = f->curve};
+    f->curve = NULL; /* the caller's now */
+    return report;
+}
+
+void ga_fit_report_destroy(ga_fit_report *report) {
+    free(report->curve);
+    memset(report, 0, sizeof *report);
+}
+
+ga_status ga_fit_network(const ga_fit *fit, ga_probe *probe, ga_fit_report *report_out, ga_error *error) {
+    GA_REQUIRE(error, probe->info.kind == GA_PROBE_NETWORK && probe->parameters != NULL);
     fitter f;
     ga_status status = fitter_create(fit, probe, &f, error);
     if (status == GA_OK) {
-        status = train_rounds(&f, report, error);
+        status = train_rounds(&f, error);
+    }
+    if (status == GA_OK) {
+        *report_out = report_of(&f);
     }
     fitter_destroy(&f);
     return status;

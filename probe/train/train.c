@@ -8,6 +8,7 @@
 #include "probe/parts.h"
 #include "probe/train/evaluate.h"
 #include "probe/train/fit.h"
+#include "probe/train/score.h"
 
 /* Beyond this the ridge's normal equations no longer fit a training that runs beside a job. */
 #define POOLED_MAX 4096
@@ -40,18 +41,19 @@ typedef struct trainer {
 } trainer;
 
 ga_train_options ga_train_options_default(void) {
-    const ga_train_options options = {.network = true,
+    const ga_train_options options = {.network = ga_network_options_default(),
         .seconds_max = 20.0,
-        .rounds_max = 40,
+        .rounds_max = 60,
         .patience_rounds = 8,
-        .batch_rows = 128,
-        .learning_rate = 2e-3,
+        .batch_rows = 256,
+        .learning_rate = 3e-3,
         .weight_decay = 0.05,
+        .ema = 0.99,
         .input_noise = 0.7,
         .channel_drop = 0.1,
         .held_share = 0.3,
         .weight_max = 10.0,
-        .loss = {.centred = 1.0, .ranked = 0.5, .raw = 0.02},
+        .loss = ga_loss_default(),
         .resamples = 1000};
     return options;
 }
@@ -72,7 +74,8 @@ static ga_status check_options(const ga_train_options *options, ga_error *error)
     if (!(options->held_share > 0.0 && options->held_share < 1.0) || !(options->weight_max >= 1.0) ||
         options->rounds_max < 0 || !(options->input_noise >= 0.0) ||
         !(options->channel_drop >= 0.0 && options->channel_drop < 1.0) || !(options->learning_rate >= 0.0) ||
-        !(options->weight_decay >= 0.0)) {
+        !(options->weight_decay >= 0.0) || !(options->ema >= 0.0 && options->ema < 1.0) ||
+        !(options->oversample_low >= 0.0)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
             "training options: held share %g must be in (0, 1), weight limit %g at least 1, rounds %d and "
             "rates not negative",
@@ -301,11 +304,7 @@ static void become(trainer *t, ga_probe_kind kind) {
 }
 
 static ga_status score_part(trainer *t, const ga_part *part, ga_error *error) {
-    const ga_probe_rows rows = {.features = t->dataset->features,
-        .rows = part->rows,
-        .count = part->count,
-        .sigma = t->dataset->sigma};
-    return ga_probe_score_rows(t->probe, &rows, t->score, t->level, error);
+    return ga_dataset_score(t->probe, t->dataset, part->rows, part->count, t->score, t->level, error);
 }
 
 static ga_status judge_part(
@@ -324,7 +323,7 @@ static ga_status judge_candidate(trainer *t, ga_probe_kind kind, ga_error *error
 }
 
 static ga_status learn_network(trainer *t, ga_error *error) {
-    GA_TRY(ga_probe_add_network(t->probe, error));
+    GA_TRY(ga_probe_add_network(t->probe, &t->options->network, error));
     become(t, GA_PROBE_NETWORK);
     predict_train(t);
     const ga_fit fit = {.dataset = t->dataset,
@@ -336,7 +335,13 @@ static ga_status learn_network(trainer *t, ga_error *error) {
         .options = t->options,
         .callbacks = &t->callbacks,
         .started_seconds = t->started_seconds};
-    return ga_fit_network(&fit, t->probe, &t->report, error);
+    ga_fit_report report;
+    GA_TRY(ga_fit_network(&fit, t->probe, &report, error));
+    t->report.end = report.end;
+    t->report.rounds = report.rounds;
+    t->report.steps = report.steps;
+    ga_fit_report_destroy(&report);
+    return GA_OK;
 }
 
 /* Scalar and ridge are compared on all held-out groups, which neither has seen; the network only on those
@@ -369,7 +374,7 @@ static ga_status learn_candidates(trainer *t, ga_error *error) {
         GA_TRY(judge_candidate(t, GA_PROBE_SCALAR, error));
     }
     t->report.end = GA_TRAIN_END_NONE;
-    if (t->options->network) {
+    if (t->options->network.architecture != GA_NETWORK_NONE) {
         GA_TRY(learn_network(t, error));
         GA_TRY(judge_candidate(t, GA_PROBE_NETWORK, error));
     }
@@ -440,15 +445,10 @@ static ga_status fill_info(trainer *t, ga_error *error) {
     info->spearman_high = within->high;
     GA_TRY(fill_counts(t, info, error));
     GA_TRY(find_sigma_range(t, &info->sigma_low, &info->sigma_high, error));
-    GA_TRY(score_part(t, &t->split.held, error));
-    GA_TRY(ga_calibrate(
-        &t->split.held.grouped, t->score, t->level, &t->callbacks.reduce, &info->calibration, error));
-    info->residual_variance = info->calibration.sigma_r2 + info->calibration.tau2;
     if (info->kind != GA_PROBE_NETWORK) {
-        free(t->probe->parameters);
-        t->probe->parameters = NULL;
+        ga_probe_remove_network(t->probe);
     }
-    return GA_OK;
+    return ga_fit_calibrate(t->dataset, &t->split.held, &t->callbacks.reduce, t->probe, error);
 }
 
 static ga_status train_all(trainer *t, ga_error *error) {

@@ -25,12 +25,14 @@ typedef struct ga_train_options {
     uint32_t version;
     /* how */
     uint64_t seed;
-    bool network;       /* false: ridge and scalars only */
+    ga_network_options network; /* architecture none: ridge and scalars only */
     double seconds_max; /* 0: no limit. A run that it ends is not repeatable bit for bit */
-    int32_t rounds_max; /* a round is one pass over the rows, at most 2,048 of them */
+    int32_t rounds_max; /* a round is one pass over the rows, at most 8,192 of them */
     int32_t patience_rounds;
     int32_t batch_rows;
     double learning_rate, weight_decay;
+    double ema;            /* of the averaged weights, in [0, 1) */
+    double oversample_low; /* ≥ 0: the lowest rewards count 1 + so many times as much as the highest */
     double input_noise;  /* standard deviation added to standardised inputs while training: a guard against
                             learning by heart */
     double channel_drop; /* share of map channels that a row is trained without */

@@ -269,61 +269,6 @@ static void too_little_data_is_refused_in_words(void **state) {
     world_free(&flat);
 }
 
-/* ---- loss ---- */
-
-static double loss_at(const ga_loss *loss, const ga_loss_batch *batch, const float *score) {
-    float ignored[16];
-    return ga_loss_evaluate(loss, batch, score, ignored);
-}
-
-static void loss_gradient_by_differences(void **state) {
-    (void)state;
-    ga_random random = test_random(6);
-    const int32_t begin[] = {0, 5, 6, 6, 12}; /* one row alone, one group empty */
-    float score[12], target[12], weight[12], grad[12];
-    for (int i = 0; i < 12; i++) {
-        score[i] = (float)ga_random_normal(&random);
-        target[i] = (float)ga_random_normal(&random);
-        weight[i] = (float)(0.5 + ga_random_uniform(&random));
-    }
-    const ga_loss_batch batch = {
-        .groups = 4, .begin = begin, .target = target, .weight = weight, .bias = 0.4};
-    const ga_loss terms[] = {{1.0, 0.0, 0.0}, {0.0, 1.0, 0.0}, {0.0, 0.0, 1.0}, {1.0, 0.5, 0.02}};
-    for (int t = 0; t < 4; t++) {
-        (void)ga_loss_evaluate(&terms[t], &batch, score, grad);
-        for (int i = 0; i < 12; i++) {
-            const float middle = score[i];
-            score[i] = middle + 1e-3f;
-            const double above = loss_at(&terms[t], &batch, score);
-            score[i] = middle - 1e-3f;
-            const double below = loss_at(&terms[t], &batch, score);
-            score[i] = middle;
-            assert_true(fabs((above - below) / 2e-3 - (double)grad[i]) < 2e-4);
-        }
-    }
-}
-
-static void loss_is_zero_at_the_targets_and_ignores_the_level(void **state) {
-    (void)state;
-    const int32_t begin[] = {0, 3, 6};
-    const float target[] = {1.0f, 2.0f, 4.0f, -1.0f, 0.0f, 3.0f};
-    const float weight[] = {1.0f, 2.0f, 1.0f, 1.0f, 1.0f, 3.0f};
-    float shifted[6], grad[6];
-    for (int i = 0; i < 6; i++) {
-        shifted[i] = target[i] + (i < 3 ? 10.0f : -20.0f);
-    }
-    const ga_loss_batch batch = {.groups = 2, .begin = begin, .target = target, .weight = weight};
-    const ga_loss order = {1.0, 1.0, 0.0}, level = {0.0, 0.0, 1.0};
-    assert_true(fabs(ga_loss_evaluate(&order, &batch, shifted, grad)) < 1e-9);
-    for (int i = 0; i < 6; i++) {
-        assert_true(fabsf(grad[i]) < 1e-6f);
-    }
-    assert_true(ga_loss_evaluate(&level, &batch, shifted, grad) > 100.0);
-    const float nothing[6] = {0};
-    const ga_loss_batch weightless = {.groups = 2, .begin = begin, .target = target, .weight = nothing};
-    assert_true(ga_loss_evaluate(&order, &weightless, shifted, grad) == 0.0);
-}
-
 /* ---- training ---- */
 
 static void the_plain_preview_wins_where_it_is_the_truth(void **state) {
@@ -355,7 +300,7 @@ static void the_ridge_finds_what_is_linear_in_the_maps(void **state) {
     (void)state;
     world w = make_world(8, PLANTED_LINEAR, 60, true);
     ga_train_options options = options_for_tests();
-    options.network = false;
+    options.network.architecture = GA_NETWORK_NONE;
     ga_probe *probe = NULL;
     ga_train_report report;
     ga_error error = {0};
@@ -630,7 +575,7 @@ static void evaluation_agrees_with_the_plant(void **state) {
     (void)state;
     world w = make_world(15, PLANTED_LINEAR, 60, true), fresh = make_world(16, PLANTED_LINEAR, 60, true);
     ga_train_options options = options_for_tests();
-    options.network = false;
+    options.network.architecture = GA_NETWORK_NONE;
     ga_probe *probe = NULL;
     ga_train_report report;
     test_ok(train_world(&w, &options, NULL, &probe, &report, NULL), NULL);
@@ -681,7 +626,7 @@ static void a_worse_candidate_is_kept_out(void **state) {
     (void)state;
     world good = make_world(17, PLANTED_LINEAR, 60, true), bad = make_world(18, PLANTED_NOTHING, 60, true);
     ga_train_options options = options_for_tests();
-    options.network = false;
+    options.network.architecture = GA_NETWORK_NONE;
     ga_probe *useful = NULL, *useless = NULL;
     ga_train_report report;
     test_ok(train_world(&good, &options, NULL, &useful, &report, NULL), NULL);
@@ -715,8 +660,6 @@ int main(void) {
         cmocka_unit_test(prompts_never_sit_on_both_sides),
         cmocka_unit_test(unusable_rows_are_left_out),
         cmocka_unit_test(too_little_data_is_refused_in_words),
-        cmocka_unit_test(loss_gradient_by_differences),
-        cmocka_unit_test(loss_is_zero_at_the_targets_and_ignores_the_level),
         cmocka_unit_test(the_plain_preview_wins_where_it_is_the_truth),
         cmocka_unit_test(the_ridge_finds_what_is_linear_in_the_maps),
         cmocka_unit_test(the_network_beats_the_ridge_on_what_is_not_linear),
