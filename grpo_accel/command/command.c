@@ -45,6 +45,13 @@ static const ga_option train_options[] = {
     {"seconds-max", "S", "stop training after so many seconds (default: no limit)"},
     COMMON_OPTIONS,
 };
+static const ga_option relabel_options[] = {
+    {"scorer", "MODULE:FUNCTION", "the reward: called with uint8 images [n, height, width, 3] and n prompts"},
+    {"prompts", "N", "other prompts for each image (default: 2)"},
+    {"seed", "N", "of the draw of prompts (default: 0)"},
+    {"decoder", "FOLDER", "model whose autoencoder turns logged latents into images"},
+    COMMON_OPTIONS,
+};
 static const ga_option evaluate_options[] = {
     {"probe", "FILE", "probe to judge (safetensors)"},
     {"data", "FOLDER", "run or record folder"},
@@ -85,6 +92,13 @@ const ga_command ga_commands[] = {
         "training with\n"
         "the best so far. Without --config it learns the record's decision step.",
         train_options, 0, 0, false, ga_command_train},
+    {"relabel", "RUN --scorer MODULE:FUNCTION [--prompts N] [--seed N] [--decoder FOLDER]",
+        "score a run's final images under other prompts of the run",
+        "More labels than rollouts, for train --relabels. The run must have logged final images and prompts\n"
+        "(record.finals: image or latent; record.prompts: text). The scorer must be the run's own reward. "
+        "Writes\n"
+        "RUN/relabels; a second call does what is missing. Ctrl-C keeps what is done.",
+        relabel_options, 1, 1, false, ga_command_relabel},
     {"evaluate", "--probe FILE --data FOLDER [--report FOLDER] [--against FILE] [--curve] [--gate RHO]",
         "judge a probe on a record, within prompt groups",
         "Give it a record that the probe was not trained on: on its own it looks better than it is. Of a\n"

@@ -79,6 +79,7 @@ ga_exit ga_command_config_docs(const ga_call *call);
 ga_exit ga_command_doctor(const ga_call *call);
 #if defined(GA_HAVE_TRAIN)
 ga_exit ga_command_train(const ga_call *call);
+ga_exit ga_command_relabel(const ga_call *call);
 ga_exit ga_command_evaluate(const ga_call *call);
 ga_exit ga_command_rollback(const ga_call *call);
 #endif
