@@ -12,7 +12,10 @@ DENOISER = "transformer"
 ROW_ARGUMENTS = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections")
 STATE_ARGUMENT = "hidden_states"
 TEXT_ARGUMENT = "encoder_hidden_states"
+POOLED_ARGUMENT = "pooled_projections"
 CONDITIONAL_HALF = 1  # under guidance rows [B, 2B) carry the prompt
+CONDITIONAL_CALL = 0  # of a host that asks for both branches apart
+LORA_TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
 def blocks(denoiser) -> list:
@@ -61,3 +64,38 @@ def _content(tokenizer, prompt: str, length: int) -> list:
     encoded = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_special_tokens_mask=True)
     padding_or_special = encoded["special_tokens_mask"]
     return [int(real and not special) for real, special in zip(encoded["attention_mask"], padding_or_special)]
+
+
+def is_guided(pipeline) -> bool:
+    return bool(pipeline.do_classifier_free_guidance)
+
+
+def guided(pipeline, conditional, unconditional):
+    """The velocity that the host steps with, from both branches; same shape."""
+    return unconditional + pipeline.guidance_scale * (conditional - unconditional)
+
+
+def timestep(pipeline, sigma: float) -> float:
+    """What the denoiser is told of a σ."""
+    return sigma * pipeline.scheduler.config.num_train_timesteps
+
+
+def hidden_block(denoiser, name: str):
+    """The block whose hidden state is taken: "middle", or a block by the name of it or of its attention."""
+    found = denoiser.transformer_blocks
+    if name == "middle":
+        return found[len(found) // 2]
+    names = [f"transformer_blocks.{index}" for index in range(len(found))]
+    wanted = name.removesuffix(".attn")
+    if wanted not in names:
+        raise ValueError(f"there is no block {name}: probe.hidden_block is middle or one of {names[0]} to {names[-1]}")
+    return found[names.index(wanted)]
+
+
+def hidden_width(denoiser) -> int:
+    return denoiser.config.num_attention_heads * denoiser.config.attention_head_dim
+
+
+def hidden_state(output):
+    """The image's hidden state [rows, tokens, width] in what a block returns: (text, image)."""
+    return output[1]

@@ -1,0 +1,80 @@
+"""Pairs of a state at the decision step and the latent it ended in: what the distilled adapter learns from."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+BYTES_MAX = 1 << 30  # of one rank's memory, whatever the number of pairs asked for
+HELD_EVERY = 8  # every eighth pair is never trained on
+
+
+@dataclass
+class Pair:
+    """One kept row, on the CPU in half precision: state and final [C, …], arguments by name without the row dimension."""
+
+    state: torch.Tensor
+    final: torch.Tensor
+    sigma: float
+    arguments: dict
+    preview_error: float  # mean squared error of the host's own x0 against the final latent
+    held: bool
+
+
+def _half(tensor):
+    """A copy on the CPU, no wider than 16 bits."""
+    narrow = tensor.detach().to(torch.float16) if tensor.dtype in (torch.float32, torch.float64) else tensor.detach()
+    return narrow.to("cpu", copy=True)
+
+
+class Pairs:
+    """The newest pairs of this rank, at most `limit` of them and at most BYTES_MAX."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._pairs = deque()
+        self._added = 0
+        self._bytes = 0
+        self._sharers = {}  # pairs by the arguments that they share
+
+    def __len__(self):
+        return len(self._pairs)
+
+    def trained(self) -> list:
+        return [pair for pair in self._pairs if not pair.held]
+
+    def held(self) -> list:
+        return [pair for pair in self._pairs if pair.held]
+
+    def add(self, states, finals, previews, sigma: float, arguments: dict, prompts: list) -> None:
+        """One pair a row: states, finals, previews [rows, …], arguments {name: [rows, …]}; rows of a prompt share them."""
+        shared = {}
+        for row, prompt in enumerate(prompts):
+            if prompt not in shared:
+                shared[prompt] = {name: _half(value[row]) for name, value in arguments.items()}
+            error = float((previews[row].float() - finals[row].float()).square().mean())
+            held = self._added % HELD_EVERY == HELD_EVERY - 1
+            self._push(Pair(_half(states[row]), _half(finals[row]), sigma, shared[prompt], error, held))
+        while self._pairs and (len(self._pairs) > self._limit or self._bytes > BYTES_MAX):
+            self._drop_oldest()
+
+    def _push(self, pair: Pair) -> None:
+        sharers = self._sharers.get(id(pair.arguments), 0)
+        self._sharers[id(pair.arguments)] = sharers + 1
+        self._bytes += pair.state.nbytes + pair.final.nbytes + (0 if sharers else _bytes_of(pair.arguments))
+        self._pairs.append(pair)
+        self._added += 1
+
+    def _drop_oldest(self) -> None:
+        pair = self._pairs.popleft()
+        self._sharers[id(pair.arguments)] -= 1
+        last = self._sharers[id(pair.arguments)] == 0
+        if last:
+            del self._sharers[id(pair.arguments)]
+        self._bytes -= pair.state.nbytes + pair.final.nbytes + (_bytes_of(pair.arguments) if last else 0)
+
+
+def _bytes_of(arguments: dict) -> int:
+    return sum(value.nbytes for value in arguments.values())
