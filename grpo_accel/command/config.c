@@ -217,12 +217,34 @@ static void add_alternative_blocks(ga_json *json) {
     ga_json_end(json);
 }
 
-static void add_alternative_inputs(ga_json *json, const ga_schema_entry *entry) {
+static void add_alternative_words(ga_json *json, const ga_schema_entry *entry) {
+    char word[GA_WORD_BYTES];
+    int count = 0;
+    while (ga_schema_word(entry->words, (size_t)count, word)) {
+        count++;
+    }
     ga_json_object(json, NULL);
-    begin_items(json, GA_INPUT_COUNT);
+    begin_items(json, count);
     add_words(json, entry);
     ga_json_end(json);
     ga_json_boolean(json, "uniqueItems", true);
+    ga_json_end(json);
+}
+
+static void add_alternative_names(ga_json *json) {
+    ga_json_object(json, NULL);
+    begin_items(json, GA_CONFIG_NAMES_MAX);
+    ga_json_text(json, "type", "string");
+    ga_json_end(json);
+    ga_json_boolean(json, "uniqueItems", true);
+    ga_json_end(json);
+}
+
+static void add_alternative_widths(ga_json *json, const ga_schema_entry *entry) {
+    ga_json_object(json, NULL);
+    begin_items(json, GA_CONFIG_WIDTHS_MAX);
+    add_number(json, entry, "integer");
+    ga_json_end(json);
     ga_json_end(json);
 }
 
@@ -231,7 +253,9 @@ static void add_alternatives(ga_json *json, const ga_schema_entry *entry) {
     case GA_SCHEMA_STEPS: add_alternative_list(json, entry, "integer"); return;
     case GA_SCHEMA_SHARES: add_alternative_list(json, entry, "number"); return;
     case GA_SCHEMA_BLOCKS: add_alternative_blocks(json); return;
-    case GA_SCHEMA_INPUTS: add_alternative_inputs(json, entry); return;
+    case GA_SCHEMA_WORDS: add_alternative_words(json, entry); return;
+    case GA_SCHEMA_NAMES: add_alternative_names(json); return;
+    case GA_SCHEMA_WIDTHS: add_alternative_widths(json, entry); return;
     default: break;
     }
     ga_json_object(json, NULL);

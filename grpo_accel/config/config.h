@@ -19,6 +19,10 @@
 #define GA_CONFIG_STAGES_MAX 3
 /* Named blocks in probe.blocks at most. */
 #define GA_CONFIG_BLOCKS_MAX 64
+/* Names in probe.preview.scorers at most: as many scorers as are logged. */
+#define GA_CONFIG_NAMES_MAX 16
+/* Widths in probe.network.channels at most. */
+#define GA_CONFIG_WIDTHS_MAX 5
 /* Integer keys that may be `auto` hold this then. */
 #define GA_CONFIG_AUTO (-1)
 
@@ -56,6 +60,12 @@ typedef enum ga_config_provider {
     GA_CONFIG_PROVIDER_TORCH = 1,
     GA_CONFIG_PROVIDER_NATIVE = 2
 } ga_config_provider;
+
+typedef enum ga_config_architecture {
+    GA_CONFIG_ARCHITECTURE_JOINED = 0, /* maps, scalars and prompt together */
+    GA_CONFIG_ARCHITECTURE_PAPER = 1,  /* maps alone, as in arXiv 2602.23783 */
+    GA_CONFIG_ARCHITECTURE_NONE = 2    /* ridge and single scores only */
+} ga_config_architecture;
 
 typedef enum ga_config_estimator {
     GA_CONFIG_ESTIMATOR_SHRUNK = 0,
@@ -112,6 +122,18 @@ typedef struct ga_config_blocks {
     const char *names[GA_CONFIG_BLOCKS_MAX]; /* with choice NAMED; owned by the config */
 } ga_config_blocks;
 
+/* Names that somebody else gives a meaning to. */
+typedef struct ga_config_names {
+    int32_t count;                          /* 0: null */
+    const char *names[GA_CONFIG_NAMES_MAX]; /* owned by the config */
+} ga_config_names;
+
+/* Channels of a network, level by level; the first is the stem's. */
+typedef struct ga_config_widths {
+    int32_t count;
+    int32_t values[GA_CONFIG_WIDTHS_MAX];
+} ga_config_widths;
+
 /* Where a value came from. */
 typedef enum ga_origin_kind {
     GA_ORIGIN_DEFAULT = 0,
@@ -148,14 +170,49 @@ typedef struct ga_config {
     struct {
         const char *path; /* safetensors file; NULL: start in shadow and learn; owned by the config */
         uint32_t inputs;  /* GA_INPUT_BIT of each; 0: auto */
+        ga_config_blocks blocks;
+        uint32_t statistics;      /* of attention: GA_ATTENTION_BIT of each, never 0 */
+        const char *hidden_block; /* whose hidden state is taken: "middle" or its name; owned by the config */
+        int64_t map_size;         /* feature maps are pooled to at most so many cells a side */
+        ga_config_provider provider;
         struct {
-            int64_t steps; /* big ODE steps from the decision state */
+            ga_config_names scorers; /* of the host, scored beside its combined one; count 0: null */
+            const char *decoder;     /* folder of a tiny decoder; NULL: the host's VAE; owned by the config */
+        } preview;
+        struct {
+            int64_t steps; /* forwards of the policy beyond the decision's own velocity */
             bool guided;   /* with the host's guidance */
         } lookahead;
-        ga_config_blocks blocks;
-        int64_t map_size; /* feature maps are pooled to at most so many cells a side */
-        ga_config_provider provider;
+        struct {
+            const char *lora;      /* file or folder that the user has; NULL: trained; owned by the config */
+            int64_t rank;          /* of the trained LoRA */
+            int64_t every_updates; /* between two trainings of it; 0: never */
+            double seconds;        /* that one training takes at most */
+            int64_t pairs;         /* newest (state, end) pairs that are kept to train on */
+        } distilled;
+        struct {
+            ga_config_architecture architecture;
+            ga_config_widths channels;
+            int64_t hidden;           /* units of the layer before the last */
+            int64_t blocks_per_level; /* residual blocks */
+            bool heteroscedastic;     /* a log-variance of each row beside its mean */
+            int64_t condition_width;  /* of the embeddings of σ and prompt */
+        } network;
     } probe;
+    struct {
+        double rank_weight;    /* of the listwise term of the loss */
+        double raw_weight;     /* of the squared error of the raw reward */
+        double centred_weight; /* of the squared error of group-centred rewards */
+        double oversample_low; /* the lowest rewards count 1 + so many times as much as the highest */
+        double learning_rate;
+        double weight_decay;
+        int64_t batch_rows;      /* of a minibatch of whole groups */
+        int64_t rounds_max;      /* passes over the rows */
+        int64_t patience_rounds; /* without getting better, then it ends */
+        double seconds_max;      /* 0: no limit */
+        double ema;              /* decay of the averaged weights, [0, 1) */
+        int64_t relabels;        /* rewards of a row under other prompts that a training takes at most */
+    } training;
     struct {
         ga_config_estimator estimator;
         ga_config_weights weights;

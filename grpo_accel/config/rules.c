@@ -32,22 +32,16 @@ static bool mode_is_auto(const ga_config *c) {
     return c->mode == GA_CONFIG_MODE_AUTO;
 }
 static bool step_is_auto(const ga_config *c) {
-    return c->decision.step.count == 0;
+    return c->decision.step.count == 0 && c->decision.sigma == 0;
 }
 static bool step_is_list(const ga_config *c) {
-    return c->decision.step.count > 1;
-}
-static bool sigma_is_given(const ga_config *c) {
-    return c->decision.sigma > 0;
+    return c->decision.step.count > 1 && c->decision.sigma == 0;
 }
 static bool keep_is_auto(const ga_config *c) {
     return c->decision.keep.count == 0;
 }
 static bool keep_is_list(const ga_config *c) {
     return c->decision.keep.count > 1;
-}
-static bool finals_are_wanted(const ga_config *c) {
-    return c->record.finals != GA_CONFIG_FINALS_NONE;
 }
 static bool policy_is_neyman(const ga_config *c) {
     return c->decision.policy == GA_CONFIG_POLICY_NEYMAN;
@@ -58,50 +52,22 @@ static bool policy_is_budget(const ga_config *c) {
 static bool inputs_are_auto(const ga_config *c) {
     return c->probe.inputs == 0;
 }
-static bool input_is_cfg(const ga_config *c) {
-    return (c->probe.inputs & GA_INPUT_BIT(GA_INPUT_CFG)) != 0;
-}
-static bool input_is_hidden(const ga_config *c) {
-    return (c->probe.inputs & GA_INPUT_BIT(GA_INPUT_HIDDEN)) != 0;
-}
-static bool input_is_prompt(const ga_config *c) {
-    return (c->probe.inputs & GA_INPUT_BIT(GA_INPUT_PROMPT)) != 0;
-}
-static bool input_is_lookahead(const ga_config *c) {
-    return (c->probe.inputs & GA_INPUT_BIT(GA_INPUT_LOOKAHEAD)) != 0;
-}
-static bool input_is_distilled(const ga_config *c) {
-    return (c->probe.inputs & GA_INPUT_BIT(GA_INPUT_DISTILLED)) != 0;
-}
 static bool transport_is_nccl(const ga_config *c) {
     return c->distributed.transport == GA_CONFIG_TRANSPORT_NCCL;
 }
 static bool transport_is_torch(const ga_config *c) {
     return c->distributed.transport == GA_CONFIG_TRANSPORT_TORCH;
 }
-static bool provider_is_torch(const ga_config *c) {
-    return c->probe.provider == GA_CONFIG_PROVIDER_TORCH;
-}
-
-static const char some_inputs[] = "any of attention, x0, preview, as in [attention, x0, preview]";
 
 static const later_value later_values[] = {
     {"mode", mode_is_auto, "auto", "shadow to watch, or prune to prune"},
     {"decision.step", step_is_auto, "auto", "the step itself, such as 3"},
     {"decision.step", step_is_list, "a list (racing)", "one step, such as 3"},
-    {"decision.sigma", sigma_is_given, "a noise level", "null, and decision.step"},
     {"decision.keep", keep_is_auto, "auto", "the share itself, such as 0.5"},
     {"decision.keep", keep_is_list, "a list (racing)", "one share, such as 0.5"},
     {"decision.policy", policy_is_neyman, "neyman", "extremes"},
     {"decision.policy", policy_is_budget, "budget", "extremes"},
-    {"probe.inputs", inputs_are_auto, "auto", some_inputs},
-    {"probe.inputs", input_is_cfg, "cfg", some_inputs},
-    {"probe.inputs", input_is_hidden, "hidden", some_inputs},
-    {"probe.inputs", input_is_prompt, "prompt", some_inputs},
-    {"probe.inputs", input_is_lookahead, "lookahead", some_inputs},
-    {"probe.inputs", input_is_distilled, "distilled", some_inputs},
-    {"record.finals", finals_are_wanted, "latent and image", "none"},
-    {"probe.provider", provider_is_torch, "torch", "auto or native"},
+    {"probe.inputs", inputs_are_auto, "auto", "those wanted, as in [attention, x0, preview]"},
     {"distributed.transport", transport_is_nccl, "nccl", "auto, mpi or local"},
     {"distributed.transport", transport_is_torch, "torch", "auto, mpi or local"},
 };
@@ -125,6 +91,17 @@ static ga_status check_threshold(const ga_config *config, ga_error *error) {
     if (is_quantile && (value < 0 || value > 1)) {
         return refuse(config, "decision.threshold.value", error,
             "a quantile lies in 0 to 1; for other units set decision.threshold.kind");
+    }
+    return GA_OK;
+}
+
+/* A copy that is neither given nor trained would say what the preview says, at the price of a forward. */
+static ga_status check_distilled(const ga_config *config, ga_error *error) {
+    const bool is_wanted = (config->probe.inputs & GA_INPUT_BIT(GA_INPUT_DISTILLED)) != 0;
+    if (is_wanted && config->probe.distilled.lora == NULL && config->probe.distilled.every_updates == 0) {
+        return refuse(config, "probe.distilled.every_updates", error,
+            "input distilled needs a copy; write a number above 0 to train one, or give "
+            "probe.distilled.lora");
     }
     return GA_OK;
 }
@@ -157,6 +134,7 @@ static ga_status check_learning(const ga_config *config, ga_error *error) {
 ga_status ga_rules_check(const ga_config *config, ga_error *error) {
     GA_TRY(check_later(config, error));
     GA_TRY(check_threshold(config, error));
+    GA_TRY(check_distilled(config, error));
     GA_TRY(check_weights(config, error));
     return check_learning(config, error);
 }

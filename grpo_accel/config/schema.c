@@ -7,7 +7,7 @@
 
 #include "grpo_accel/config/nearest.h"
 
-#define KEYS_MAX 64
+#define KEYS_MAX 96
 #define FIELD(name) offsetof(ga_config, name)
 
 /* 2^53: the largest integer that every JSON reader keeps exact. */
@@ -29,7 +29,10 @@ const ga_schema_entry ga_schema[] = {
         "Lists (racing) and auto come with a later version.",
         FIELD(decision.step)},
     {"decision.sigma", GA_SCHEMA_REAL, GA_SCHEMA_MAY_BE_NULL | GA_SCHEMA_ABOVE_MIN, 0, 1, NULL, "sigma",
-        "null", "Instead of step: the first step at or below this noise level. Comes with a later version.",
+        "null",
+        "Instead of step: decide after the first step that ends at or below this noise level, behind the "
+        "noisy steps where the host says which those are. Resolved at the first batch; the same on all "
+        "ranks.",
         FIELD(decision.sigma)},
     {"decision.keep", GA_SCHEMA_SHARES, GA_SCHEMA_MAY_BE_AUTO | GA_SCHEMA_ABOVE_MIN, 0, 1, NULL,
         "share of rows", "0.5",
@@ -67,26 +70,103 @@ const ga_schema_entry ga_schema[] = {
         "Trained probe (safetensors). null: the newest in run_dir/probes; while there is none, watch and "
         "learn one from the record.",
         FIELD(probe.path)},
-    {"probe.inputs", GA_SCHEMA_INPUTS, GA_SCHEMA_MAY_BE_AUTO, 0, 0,
+    {"probe.inputs", GA_SCHEMA_WORDS, GA_SCHEMA_MAY_BE_AUTO, 0, 0,
         "attention x0 cfg hidden prompt preview lookahead distilled", "", "[attention, x0, preview]",
-        "What the probe sees: cross-attention maps, the preview latent x0, the host's score of the decoded "
-        "preview. The other inputs and auto come with a later version.",
+        "What the probe sees. attention: cross-attention maps. x0: the preview latent. cfg: where guidance "
+        "changes the velocity. hidden: the pooled hidden state of a block. prompt: the pooled text "
+        "embedding. "
+        "preview: the host's score of the decoded x0. lookahead: the same after a few big steps. distilled: "
+        "the same after one step of a trained copy. auto comes with a later version.",
         FIELD(probe.inputs)},
-    {"probe.lookahead.steps", GA_SCHEMA_INTEGER, 0, 1, 3, NULL, "denoising steps", "2",
-        "Of input lookahead: big ODE steps from the decision state.", FIELD(probe.lookahead.steps)},
-    {"probe.lookahead.guided", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
-        "Of input lookahead: with the host's guidance.", FIELD(probe.lookahead.guided)},
     {"probe.blocks", GA_SCHEMA_BLOCKS, 0, 1, GA_CONFIG_BLOCKS_MAX, NULL, "blocks", "middle:10",
         "Tapped blocks of the model: middle:N consecutive ones around the middle, last_encoder:N of a UNet, "
         "or "
         "a list of names. At most as many as the model has.",
         FIELD(probe.blocks)},
+    {"probe.statistics", GA_SCHEMA_WORDS, 0, 0, 0, "mass entropy maximum spread share concentration", "",
+        "[mass, entropy, maximum]",
+        "Maps taken of each tapped block. mass: attention to the text. entropy, maximum: of the attention to "
+        "text tokens. spread: between content tokens. share: of the strongest content token. concentration: "
+        "how little of the image that token takes.",
+        FIELD(probe.statistics)},
+    {"probe.hidden_block", GA_SCHEMA_TEXT, 0, 0, 0, NULL, "", "middle",
+        "Block whose hidden state input hidden takes: middle, or its name.", FIELD(probe.hidden_block)},
     {"probe.map_size", GA_SCHEMA_INTEGER, 0, 4, 64, NULL, "cells a side", "16",
         "Feature maps are pooled to this size, never enlarged.", FIELD(probe.map_size)},
     {"probe.provider", GA_SCHEMA_WORD, 0, 0, 0, "auto torch native", "", "auto",
-        "Who computes. native: C and OpenBLAS on the CPU. auto: the best that is there. torch comes with a "
-        "later version.",
+        "Who computes. native: C and OpenBLAS on the CPU. torch: the host's PyTorch, on the host's device. "
+        "auto: torch where the host samples on a GPU and has it, else native.",
         FIELD(probe.provider)},
+    {"probe.preview.scorers", GA_SCHEMA_NAMES, GA_SCHEMA_MAY_BE_NULL, 0, 0, NULL, "", "null",
+        "Scorers of the host that previews (also of lookahead and distilled) are scored by, in this order; "
+        "others are not called. null: the host's combined one.",
+        FIELD(probe.preview.scorers)},
+    {"probe.preview.decoder", GA_SCHEMA_TEXT, GA_SCHEMA_MAY_BE_NULL, 0, 0, NULL, "folder", "null",
+        "AutoencoderTiny that decodes previews. null: the host's own VAE.", FIELD(probe.preview.decoder)},
+    {"probe.lookahead.steps", GA_SCHEMA_INTEGER, 0, 1, 3, NULL, "denoising steps", "2",
+        "Of input lookahead: forwards of the policy for each row, over the rest of the schedule.",
+        FIELD(probe.lookahead.steps)},
+    {"probe.lookahead.guided", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
+        "Of input lookahead: with the host's guidance.", FIELD(probe.lookahead.guided)},
+    {"probe.distilled.lora", GA_SCHEMA_TEXT, GA_SCHEMA_MAY_BE_NULL, 0, 0, NULL, "file or folder", "null",
+        "Of input distilled: a LoRA of the policy that maps a noisy state to the end in one pass. null: one "
+        "is trained from the run's own rollouts.",
+        FIELD(probe.distilled.lora)},
+    {"probe.distilled.rank", GA_SCHEMA_INTEGER, 0, 1, 256, NULL, "", "8", "Rank of the trained LoRA.",
+        FIELD(probe.distilled.rank)},
+    {"probe.distilled.every_updates", GA_SCHEMA_INTEGER, 0, 0, 1000000, NULL, "updates", "10",
+        "Updates between two trainings of the LoRA; 0: never.", FIELD(probe.distilled.every_updates)},
+    {"probe.distilled.seconds", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN, 0, 86400, NULL, "seconds", "60",
+        "That one training of the LoRA takes at most.", FIELD(probe.distilled.seconds)},
+    {"probe.distilled.pairs", GA_SCHEMA_INTEGER, 0, 16, 1048576, NULL, "pairs", "4096",
+        "Newest pairs of state and final latent that are kept in memory to train the LoRA on.",
+        FIELD(probe.distilled.pairs)},
+    {"probe.network.architecture", GA_SCHEMA_WORD, 0, 0, 0, "joined paper none", "", "joined",
+        "joined: maps, scalars and prompt together. paper: maps alone, the probe of arXiv 2602.23783. none: "
+        "no network, ridge and single scores only.",
+        FIELD(probe.network.architecture)},
+    {"probe.network.channels", GA_SCHEMA_WIDTHS, 0, 1, 1024, NULL, "channels", "[24, 32, 48, 64]",
+        "Width of the stem and of each level behind it, which halves the map.",
+        FIELD(probe.network.channels)},
+    {"probe.network.hidden", GA_SCHEMA_INTEGER, 0, 1, 4096, NULL, "units", "32",
+        "Width of the layer before the last.", FIELD(probe.network.hidden)},
+    {"probe.network.blocks_per_level", GA_SCHEMA_INTEGER, 0, 1, 4, NULL, "blocks", "1",
+        "Residual blocks of each level.", FIELD(probe.network.blocks_per_level)},
+    {"probe.network.heteroscedastic", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
+        "The network answers a variance of each row beside its mean.", FIELD(probe.network.heteroscedastic)},
+    {"probe.network.condition_width", GA_SCHEMA_INTEGER, 0, 1, 1024, NULL, "units", "32",
+        "Width of the embeddings of noise level and prompt, which modulate the network.",
+        FIELD(probe.network.condition_width)},
+
+    {"training.rank_weight", GA_SCHEMA_REAL, 0, 0, 1000, NULL, "", "1",
+        "Of the listwise term of the loss: the order within a group.", FIELD(training.rank_weight)},
+    {"training.raw_weight", GA_SCHEMA_REAL, 0, 0, 1000, NULL, "", "0.05",
+        "Of the squared error of the reward itself.", FIELD(training.raw_weight)},
+    {"training.centred_weight", GA_SCHEMA_REAL, 0, 0, 1000, NULL, "", "1",
+        "Of the squared error of rewards less their group's mean.", FIELD(training.centred_weight)},
+    {"training.oversample_low", GA_SCHEMA_REAL, 0, 0, 100, NULL, "", "0",
+        "The lowest rewards of the data count 1 + so many times as much as the highest.",
+        FIELD(training.oversample_low)},
+    {"training.learning_rate", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN, 0, 1, NULL, "", "0.003",
+        "Largest step of AdamW.", FIELD(training.learning_rate)},
+    {"training.weight_decay", GA_SCHEMA_REAL, 0, 0, 10, NULL, "", "0.05", "Of AdamW, decoupled.",
+        FIELD(training.weight_decay)},
+    {"training.batch_rows", GA_SCHEMA_INTEGER, 0, 2, 65536, NULL, "rows", "256",
+        "Rows of a minibatch, which holds whole groups.", FIELD(training.batch_rows)},
+    {"training.rounds_max", GA_SCHEMA_INTEGER, 0, 0, 100000, NULL, "rounds", "60",
+        "Passes over the rows at most.", FIELD(training.rounds_max)},
+    {"training.patience_rounds", GA_SCHEMA_INTEGER, 0, 1, 100000, NULL, "rounds", "8",
+        "A training ends after so many rounds without getting better.", FIELD(training.patience_rounds)},
+    {"training.seconds_max", GA_SCHEMA_REAL, 0, 0, 8640000, NULL, "seconds", "0",
+        "A training ends after so many seconds; 0: no limit. A run that it ends is not repeatable bit for "
+        "bit.",
+        FIELD(training.seconds_max)},
+    {"training.ema", GA_SCHEMA_REAL, GA_SCHEMA_BELOW_MAX, 0, 1, NULL, "", "0.99",
+        "Decay of the average of the weights that is kept; 0: the last weights.", FIELD(training.ema)},
+    {"training.relabels", GA_SCHEMA_INTEGER, 0, 0, 64, NULL, "rewards a row", "0",
+        "Rewards of a row's final image under other prompts (`grpo-accel relabel`) that a training takes at "
+        "most.",
+        FIELD(training.relabels)},
 
     {"advantage.estimator", GA_SCHEMA_WORD, 0, 0, 0, "shrunk difference survivors", "", "shrunk",
         "Baseline of a group that lost rows. shrunk: difference estimator shrunk towards the predictions. "
@@ -137,8 +217,8 @@ const ga_schema_entry ga_schema[] = {
     {"record.prompts", GA_SCHEMA_WORD, 0, 0, 0, "hash text", "", "hash",
         "hash: only a digest of the prompt is stored. text: the prompt too.", FIELD(record.prompts)},
     {"record.finals", GA_SCHEMA_WORD, 0, 0, 0, "none latent image", "", "none",
-        "Store the final latent or image of kept rows, for scoring them again later. latent and "
-        "image come with a later version.",
+        "Store the final latent (with the state at the decision) or image of kept rows, for scoring them "
+        "again and for training on them.",
         FIELD(record.finals)},
 
     {"distributed.transport", GA_SCHEMA_WORD, 0, 0, 0, "auto mpi nccl torch local", "", "auto",
@@ -271,7 +351,11 @@ static void expect_core(const ga_schema_entry *entry, char *text, size_t bytes) 
     case GA_SCHEMA_SHARES:
         (void)snprintf(text, bytes, "a number%s, or a list of up to %d", range, GA_CONFIG_STAGES_MAX);
         break;
-    case GA_SCHEMA_INPUTS: expect_words("a list of", entry->words, text, bytes); break;
+    case GA_SCHEMA_WORDS: expect_words("a list of", entry->words, text, bytes); break;
+    case GA_SCHEMA_NAMES: (void)snprintf(text, bytes, "a list of up to %d names", GA_CONFIG_NAMES_MAX); break;
+    case GA_SCHEMA_WIDTHS:
+        (void)snprintf(text, bytes, "a list of up to %d whole numbers, each%s", GA_CONFIG_WIDTHS_MAX, range);
+        break;
     case GA_SCHEMA_BLOCKS:
         (void)snprintf(text, bytes,
             "middle:N or last_encoder:N with N from 1 to %.0f, or a list of block names", entry->max);

@@ -19,8 +19,10 @@ typedef enum ga_schema_type {
     GA_SCHEMA_TEXT = 4,    /* const char *, NULL for null */
     GA_SCHEMA_STEPS = 5,   /* ga_config_steps: an integer, or an ascending list */
     GA_SCHEMA_SHARES = 6,  /* ga_config_shares: a number, or a list */
-    GA_SCHEMA_INPUTS = 7,  /* uint32_t: a list of `words`, as bits of their positions */
-    GA_SCHEMA_BLOCKS = 8   /* ga_config_blocks: "middle:N", "last_encoder:N", or a list of names */
+    GA_SCHEMA_WORDS = 7,   /* uint32_t: a list of `words`, as bits of their positions */
+    GA_SCHEMA_BLOCKS = 8,  /* ga_config_blocks: "middle:N", "last_encoder:N", or a list of names */
+    GA_SCHEMA_NAMES = 9,   /* ga_config_names: a list of texts */
+    GA_SCHEMA_WIDTHS = 10  /* ga_config_widths: a list of integers */
 } ga_schema_type;
 
 enum {

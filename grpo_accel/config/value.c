@@ -282,7 +282,7 @@ static ga_status read_shares(const reading *r, const ga_node *node, ga_config_sh
     return GA_OK;
 }
 
-static ga_status read_inputs(const reading *r, const ga_node *node, uint32_t *bits_out) {
+static ga_status read_words(const reading *r, const ga_node *node, uint32_t *bits_out) {
     if (node->kind != GA_NODE_LIST || node->child_count == 0) {
         return mismatch_word(r, node);
     }
@@ -312,6 +312,38 @@ static ga_status read_block_names(const reading *r, const ga_node *node, ga_conf
     return GA_OK;
 }
 
+static ga_status read_names(const reading *r, const ga_node *node, ga_config_names *names_out) {
+    ga_config_names names = {.count = 0};
+    if (node->kind != GA_NODE_LIST || node->child_count == 0 || node->child_count > GA_CONFIG_NAMES_MAX) {
+        return mismatch(r, node, "");
+    }
+    for (const ga_node *item = node->first; item != NULL; item = item->next) {
+        GA_TRY(copy_text(r, item, &names.names[names.count]));
+        for (int32_t i = 0; i < names.count; i++) {
+            if (strcmp(names.names[i], names.names[names.count]) == 0) {
+                return mismatch(r, item, " a second time");
+            }
+        }
+        names.count++;
+    }
+    *names_out = names;
+    return GA_OK;
+}
+
+static ga_status read_widths(const reading *r, const ga_node *node, ga_config_widths *widths_out) {
+    ga_config_widths widths = {.count = 0};
+    if (node->kind != GA_NODE_LIST || node->child_count == 0 || node->child_count > GA_CONFIG_WIDTHS_MAX) {
+        return mismatch(r, node, "");
+    }
+    for (const ga_node *item = node->first; item != NULL; item = item->next) {
+        int64_t width = 0;
+        GA_TRY(read_integer(r, item, &width));
+        widths.values[widths.count++] = (int32_t)width;
+    }
+    *widths_out = widths;
+    return GA_OK;
+}
+
 static ga_status read_blocks(const reading *r, const ga_node *node, ga_config_blocks *blocks_out) {
     if (node->kind == GA_NODE_LIST) {
         return read_block_names(r, node, blocks_out);
@@ -337,7 +369,8 @@ static void set_unset(const ga_schema_entry *entry, void *field) {
     case GA_SCHEMA_TEXT: *(const char **)field = NULL; break;
     case GA_SCHEMA_STEPS: ((ga_config_steps *)field)->count = 0; break;
     case GA_SCHEMA_SHARES: ((ga_config_shares *)field)->count = 0; break;
-    case GA_SCHEMA_INPUTS: *(uint32_t *)field = 0; break;
+    case GA_SCHEMA_WORDS: *(uint32_t *)field = 0; break;
+    case GA_SCHEMA_NAMES: ((ga_config_names *)field)->count = 0; break;
     default: break;
     }
 }
@@ -351,8 +384,10 @@ static ga_status read_set(const reading *r, const ga_node *node, void *field) {
     case GA_SCHEMA_TEXT: return copy_text(r, node, field);
     case GA_SCHEMA_STEPS: return read_steps(r, node, field);
     case GA_SCHEMA_SHARES: return read_shares(r, node, field);
-    case GA_SCHEMA_INPUTS: return read_inputs(r, node, field);
+    case GA_SCHEMA_WORDS: return read_words(r, node, field);
     case GA_SCHEMA_BLOCKS: return read_blocks(r, node, field);
+    case GA_SCHEMA_NAMES: return read_names(r, node, field);
+    case GA_SCHEMA_WIDTHS: return read_widths(r, node, field);
     }
     return GA_FAIL(r->error, GA_ERR_BUG, "%s has an unknown type in the schema", r->entry->path);
 }
@@ -436,7 +471,7 @@ static void write_shares(const ga_config_shares *shares, FILE *out) {
     (void)fputs(shares->count > 1 ? "]" : "", out);
 }
 
-static void write_inputs(const ga_schema_entry *entry, uint32_t bits, ga_value_style style, FILE *out) {
+static void write_words(const ga_schema_entry *entry, uint32_t bits, ga_value_style style, FILE *out) {
     const char *before = "[";
     for (uint32_t i = 0; i < 32; i++) {
         if ((bits & (1u << i)) != 0) {
@@ -444,6 +479,21 @@ static void write_inputs(const ga_schema_entry *entry, uint32_t bits, ga_value_s
             write_word(entry, i, style, out);
             before = ", ";
         }
+    }
+    (void)fputc(']', out);
+}
+
+static void write_names(const char *const *names, int32_t count, ga_value_style style, FILE *out) {
+    for (int32_t i = 0; i < count; i++) {
+        (void)fputs(i == 0 ? "[" : ", ", out);
+        write_text(names[i], style, out);
+    }
+    (void)fputc(']', out);
+}
+
+static void write_widths(const ga_config_widths *widths, FILE *out) {
+    for (int32_t i = 0; i < widths->count; i++) {
+        (void)fprintf(out, "%s%d", i == 0 ? "[" : ", ", widths->values[i]);
     }
     (void)fputc(']', out);
 }
@@ -456,11 +506,7 @@ static void write_blocks(const ga_config_blocks *blocks, ga_value_style style, F
         write_text(text, style, out);
         return;
     }
-    for (int32_t i = 0; i < blocks->count; i++) {
-        (void)fputs(i == 0 ? "[" : ", ", out);
-        write_text(blocks->names[i], style, out);
-    }
-    (void)fputc(']', out);
+    write_names(blocks->names, blocks->count, style, out);
 }
 
 static bool is_unset(const ga_schema_entry *entry, const void *field) {
@@ -471,7 +517,8 @@ static bool is_unset(const ga_schema_entry *entry, const void *field) {
     case GA_SCHEMA_TEXT: return *(const char *const *)field == NULL;
     case GA_SCHEMA_STEPS: return ((const ga_config_steps *)field)->count == 0;
     case GA_SCHEMA_SHARES: return ((const ga_config_shares *)field)->count == 0;
-    case GA_SCHEMA_INPUTS: return *(const uint32_t *)field == 0;
+    case GA_SCHEMA_WORDS: return *(const uint32_t *)field == 0;
+    case GA_SCHEMA_NAMES: return ((const ga_config_names *)field)->count == 0;
     default: return false;
     }
 }
@@ -491,7 +538,13 @@ void ga_value_write(const ga_schema_entry *entry, const ga_config *config, ga_va
     case GA_SCHEMA_TEXT: write_text(*(const char *const *)field, style, out); break;
     case GA_SCHEMA_STEPS: write_steps(field, out); break;
     case GA_SCHEMA_SHARES: write_shares(field, out); break;
-    case GA_SCHEMA_INPUTS: write_inputs(entry, *(const uint32_t *)field, style, out); break;
+    case GA_SCHEMA_WORDS: write_words(entry, *(const uint32_t *)field, style, out); break;
     case GA_SCHEMA_BLOCKS: write_blocks(field, style, out); break;
+    case GA_SCHEMA_NAMES: {
+        const ga_config_names *names = field;
+        write_names(names->names, names->count, style, out);
+        break;
+    }
+    case GA_SCHEMA_WIDTHS: write_widths(field, out); break;
     }
 }

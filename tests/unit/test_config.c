@@ -423,14 +423,10 @@ static void later_versions_are_refused_by_name(void **state) {
             ":1:18: decision.keep: auto comes with a later version; write the share itself, such as 0.5"},
         {"decision: {keep: [0.5, 0.2]}\n",
             ":1:18: decision.keep: a list (racing) comes with a later version; write one share, such as 0.5"},
-        {"decision:\n  sigma: 0.5\n",
-            ":2:10: decision.sigma: a noise level comes with a later version; write null, and decision.step"},
         {"decision: {policy: neyman}\n",
             ":1:20: decision.policy: neyman comes with a later version; write extremes"},
         {"decision: {policy: budget}\n",
             ":1:20: decision.policy: budget comes with a later version; write extremes"},
-        {"probe: {provider: torch}\n",
-            ":1:19: probe.provider: torch comes with a later version; write auto or native"},
         {"distributed: {transport: nccl}\n",
             ":1:26: distributed.transport: nccl comes with a later version; write auto, mpi or local"},
         {"distributed: {transport: torch}\n",
@@ -439,17 +435,71 @@ static void later_versions_are_refused_by_name(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         must_refuse(cases[i][0], cases[i][1]);
     }
-    static const char *const inputs[] = {"cfg", "hidden", "prompt", "lookahead", "distilled"};
-    for (size_t i = 0; i < sizeof inputs / sizeof inputs[0]; i++) {
-        char yaml[64], message[160];
-        (void)snprintf(yaml, sizeof yaml, "probe:\n  inputs: [x0, %s]\n", inputs[i]);
-        (void)snprintf(message, sizeof message,
-            ":2:11: probe.inputs: %s comes with a later version; write any of attention, x0, preview, as in "
-            "[attention, x0, preview]",
-            inputs[i]);
-        must_refuse(yaml, message);
-    }
     must_refuse_with("probe: {inputs: auto}\n", "probe.inputs: auto comes with a later version");
+}
+
+static void every_signal_may_be_named(void **state) {
+    (void)state;
+    ga_config *c = must_load("decision:\n"
+                             "  sigma: 0.7\n"
+                             "probe:\n"
+                             "  inputs: [cfg, hidden, prompt, lookahead, distilled]\n"
+                             "  statistics: [share, mass]\n"
+                             "  hidden_block: blocks.3\n"
+                             "  provider: torch\n"
+                             "  preview: {scorers: [shapes, \"two words\"], decoder: models/tiny}\n"
+                             "  lookahead: {steps: 3, guided: false}\n"
+                             "  distilled: {lora: a/b, rank: 4, every_updates: 0, seconds: 2.5, pairs: 64}\n"
+                             "  network: {architecture: paper, channels: [20, 40], hidden: 8}\n"
+                             "training: {ema: 0, relabels: 3, seconds_max: 1.5}\n"
+                             "record: {finals: latent}\n");
+    assert_true(c->decision.sigma == 0.7);
+    assert_int_equal(c->probe.inputs, GA_INPUT_BIT(GA_INPUT_CFG) | GA_INPUT_BIT(GA_INPUT_HIDDEN) |
+                                          GA_INPUT_BIT(GA_INPUT_PROMPT) | GA_INPUT_BIT(GA_INPUT_LOOKAHEAD) |
+                                          GA_INPUT_BIT(GA_INPUT_DISTILLED));
+    assert_int_equal(c->probe.statistics, 1u << 4 | 1u);
+    assert_string_equal(c->probe.hidden_block, "blocks.3");
+    assert_int_equal(c->probe.provider, GA_CONFIG_PROVIDER_TORCH);
+    assert_int_equal(c->probe.preview.scorers.count, 2);
+    assert_string_equal(c->probe.preview.scorers.names[1], "two words");
+    assert_string_equal(c->probe.preview.decoder, "models/tiny");
+    assert_int_equal(c->probe.lookahead.steps, 3);
+    assert_false(c->probe.lookahead.guided);
+    assert_string_equal(c->probe.distilled.lora, "a/b");
+    assert_int_equal(c->probe.distilled.pairs, 64);
+    assert_int_equal(c->probe.network.architecture, GA_CONFIG_ARCHITECTURE_PAPER);
+    assert_int_equal(c->probe.network.channels.count, 2);
+    assert_int_equal(c->probe.network.channels.values[1], 40);
+    assert_int_equal(c->training.relabels, 3);
+    assert_true(c->training.ema == 0);
+    assert_int_equal(c->record.finals, GA_CONFIG_FINALS_LATENT);
+    ga_config_free(&c);
+    c = must_load("decision: {step: [2, 3], sigma: 0.5}\n"); /* sigma stands instead of the steps */
+    ga_config_free(&c);
+    must_refuse_with("probe: {statistics: []}\n", "probe.statistics: expected a list of mass, entropy");
+    must_refuse_with("probe: {statistics: [mas]}\n", "did you mean 'mass'?");
+    must_refuse_with("probe: {preview: {scorers: [a, a]}}\n", "found 'a' a second time");
+    must_refuse_with("probe: {preview: {scorers: a}}\n", "expected a list of up to 16 names, or null");
+    must_refuse_with("probe: {network: {channels: [8, 0]}}\n", "each from 1 to 1024; found '0'");
+    must_refuse_with("probe: {network: {channels: [1, 2, 3, 4, 5, 6]}}\n", "found a list of 6");
+    must_refuse_with("training: {ema: 1}\n", "training.ema: expected a number at least 0, below 1");
+}
+
+static void defaults_of_training_are_those_of_the_probe(void **state) {
+    (void)state;
+    ga_config *c = must_load("version: 1\n");
+    static const int32_t channels[] = {24, 32, 48, 64};
+    assert_int_equal(c->probe.statistics, 7);
+    assert_string_equal(c->probe.hidden_block, "middle");
+    assert_int_equal(c->probe.preview.scorers.count, 0);
+    assert_null(c->probe.preview.decoder);
+    assert_int_equal(c->probe.network.channels.count, 4);
+    assert_memory_equal(c->probe.network.channels.values, channels, sizeof channels);
+    assert_true(c->probe.network.heteroscedastic);
+    assert_int_equal(c->training.batch_rows, 256);
+    assert_true(c->training.ema == 0.99 && c->training.learning_rate == 0.003);
+    assert_true(c->training.raw_weight == 0.05 && c->training.rank_weight == 1);
+    ga_config_free(&c);
 }
 
 static void values_must_agree(void **state) {
@@ -457,6 +507,8 @@ static void values_must_agree(void **state) {
     must_refuse_with("decision: {threshold: {value: 1.5}}\n", ":1:31: decision.threshold.value: a quantile");
     must_refuse_with("advantage: {weights: inverse}\ndecision: {audit: 0}\n",
         ":1:22: advantage.weights: inverse needs a chance for every row");
+    must_refuse_with("probe: {inputs: [distilled], distilled: {every_updates: 0}}\n",
+        "probe.distilled.every_updates: input distilled needs a copy");
     must_refuse_with("mode: prune\nrecord: {enabled: false}\n", ":2:19: record.enabled: mode prune without");
     must_refuse_with(
         "mode: prune\nretrain: {every_updates: 0}\n", ":2:26: retrain.every_updates: mode prune");
@@ -632,6 +684,8 @@ int main(void) {
         cmocka_unit_test(overrides_come_in_order),
         cmocka_unit_test(wrong_overrides_name_their_source),
         cmocka_unit_test(later_versions_are_refused_by_name),
+        cmocka_unit_test(every_signal_may_be_named),
+        cmocka_unit_test(defaults_of_training_are_those_of_the_probe),
         cmocka_unit_test(values_must_agree),
         cmocka_unit_test(a_dump_reads_back_to_the_same),
         cmocka_unit_test(a_dump_says_where_values_came_from),
