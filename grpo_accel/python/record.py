@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def open_record(folder) -> dict:
+def open_record(folder, columns=None) -> dict:
     """Columns of a run's record as numpy arrays, rows in the order of ranks and segments.
 
     `folder` is a run folder, its record folder, or one rank's folder. Keys are dataset names such as "reward/combined"
-    or "features/x0"; "batches/…" hold one row a batch. Columns that only some segments have are left out.
+    or "features/x0"; "batches/…" hold one row a batch. `columns`: names to read, or beginnings of names that end
+    with "/"; none reads all. Columns that only some segments have are left out.
+
+    With record.finals set, "final" [rows, …] holds where kept rows ended (latents float16, images uint8) and
+    "state" the latents at the decision step; "final_present" is 0 where a row has no end, its values mean nothing.
+    They are large: name the columns that you need.
     """
     import h5py
     import numpy as np
@@ -19,8 +24,16 @@ def open_record(folder) -> dict:
     paths = sorted(root.glob("rank-*/segment-*.h5")) or sorted(root.glob("segment-*.h5"))
     if not paths:
         raise FileNotFoundError(f"no segments below {root}")
-    columns: dict = {}
+    parts: dict = {}
+
+    def wanted(name: str) -> bool:
+        return columns is None or any(name.startswith(key) if key.endswith("/") else name == key for key in columns)
+
+    def take(name: str, item) -> None:
+        if isinstance(item, h5py.Dataset) and wanted(name):
+            parts.setdefault(name, []).append(item[()])
+
     for path in paths:
         with h5py.File(path, "r") as file:
-            file.visititems(lambda name, item: columns.setdefault(name, []).append(item[()]) if isinstance(item, h5py.Dataset) else None)
-    return {name: np.concatenate(parts) for name, parts in columns.items() if len(parts) == len(paths)}
+            file.visititems(take)
+    return {name: np.concatenate(found) for name, found in parts.items() if len(found) == len(paths)}
