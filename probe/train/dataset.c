@@ -247,6 +247,48 @@ static ga_status part_fill(const ga_dataset *dataset, const row_key *keys, int64
     return GA_OK;
 }
 
+/* A group of `from` behind what `part` has. */
+static void part_append(const ga_part *from, int32_t number, ga_part *part) {
+    const int32_t group = from->all_place[number], all = part->all_groups++;
+    part->all_key[all] = from->all_key[number];
+    part->all_rows[all] = from->all_rows[number];
+    part->all_place[all] = group < 0 ? -1 : part->grouped.groups;
+    if (group < 0) {
+        return;
+    }
+    part->fold[part->grouped.groups] = from->fold[group];
+    part->begin[part->grouped.groups++] = part->count;
+    for (int64_t i = from->begin[group]; i < from->begin[group + 1]; i++, part->count++) {
+        part->rows[part->count] = from->rows[i];
+        part->target[part->count] = from->target[i];
+        part->weight[part->count] = from->weight[i];
+    }
+    part->begin[part->grouped.groups] = part->count;
+}
+
+ga_status ga_part_thin(const ga_part *part, int64_t rows_max, ga_part *part_out, ga_error *error) {
+    int64_t all = 0;
+    for (int32_t i = 0; i < part->all_groups; i++) {
+        all += part->all_rows[i];
+    }
+    const int64_t every = rows_max > 0 ? (all + rows_max - 1) / rows_max : 1;
+    ga_part thin;
+    GA_TRY(part_create(part->count, part->grouped.groups, part->all_groups, &thin, error));
+    thin.count = 0;
+    thin.all_groups = 0;
+    thin.begin[0] = 0;
+    for (int64_t i = 0; i<part->all_groups; i += every> 0 ? every : 1) {
+        part_append(part, (int32_t)i, &thin);
+    }
+    thin.grouped = (ga_grouped){.groups = thin.grouped.groups,
+        .begin = thin.begin,
+        .target = thin.target,
+        .weight = thin.weight,
+        .fold = thin.fold};
+    *part_out = thin;
+    return GA_OK;
+}
+
 /* Keys of usable rows; *keys_out is the caller's. */
 static ga_status collect_keys(
     const ga_dataset *dataset, bool audited_only, row_key **keys_out, int64_t *count_out, ga_error *error) {

@@ -98,6 +98,10 @@ ga_status ga_part_shuffle(const ga_dataset *dataset, const ga_part *part, uint64
 ga_status ga_part_all(
     const ga_dataset *dataset, bool audited_only, double weight_max, ga_part *part_out, ga_error *error);
 
+/* A part of about rows_max rows of a larger one (all processes together): every k-th group, or all. The
+ * caller's. GA_ERR_MEMORY. */
+ga_status ga_part_thin(const ga_part *part, int64_t rows_max, ga_part *part_out, ga_error *error);
+
 /* Empty is allowed. */
 void ga_part_destroy(ga_part *part);
 

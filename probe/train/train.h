@@ -26,21 +26,23 @@ typedef struct ga_train_options {
     /* how */
     uint64_t seed;
     ga_network_options network; /* architecture none: ridge and scalars only */
-    double seconds_max; /* 0: no limit. A run that it ends is not repeatable bit for bit */
-    int32_t rounds_max; /* a round is one pass over the rows, at most 8,192 of them */
+    double seconds_max;         /* 0: no limit. A run that it ends is not repeatable bit for bit */
+    int32_t rounds_max;         /* a round is one pass over the rows, at most 8,192 of them */
     int32_t patience_rounds;
     int32_t batch_rows;
     double learning_rate, weight_decay;
     double ema;            /* of the averaged weights, in [0, 1) */
     double oversample_low; /* ≥ 0: the lowest rewards count 1 + so many times as much as the highest */
-    double input_noise;  /* standard deviation added to standardised inputs while training: a guard against
-                            learning by heart */
-    double channel_drop; /* share of map channels that a row is trained without */
-    double held_share;   /* of the groups, half to stop the training and half for the figures */
-    double weight_max;   /* clip of 1/π */
+    double input_noise;    /* standard deviation added to standardised inputs while training: a guard against
+                              learning by heart */
+    double channel_drop;   /* share of map channels that a row is trained without */
+    double held_share;     /* of the groups, half to stop the training and half for the figures */
+    double weight_max;     /* clip of 1/π */
     ga_loss loss;
-    int32_t resamples;     /* bootstrap of the interval */
-    const ga_clock *clock; /* NULL: the system's */
+    int32_t resamples;      /* bootstrap of the interval */
+    const char *state_path; /* written after each round; NULL: no state is kept */
+    bool resume;            /* go on from the state at state_path, where there is one */
+    const ga_clock *clock;  /* NULL: the system's */
 } ga_train_options;
 
 /* Defaults for everything but what the probe is bound to. */
@@ -70,6 +72,9 @@ typedef enum ga_train_end {
     GA_TRAIN_END_NONE = 4  /* no network was trained */
 } ga_train_end;
 
+/* Points of a learning curve that a report keeps. */
+#define GA_TRAIN_CURVE_MAX 256
+
 /* A model that was considered; groups = 0 where it was not there. Spearman within groups. */
 typedef struct ga_train_candidate {
     ga_within tune, report, held;
@@ -83,6 +88,9 @@ typedef struct ga_train_report {
     int32_t rounds;
     int64_t steps;
     double seconds;
+    int32_t resumed_rounds; /* that an earlier call had done; 0: from the start */
+    int32_t curve_count;
+    ga_train_progress curve[GA_TRAIN_CURVE_MAX];              /* rounds, thinned out where there were more */
     double lambda_within, lambda_level;                       /* of the ridge; infinite: no weights */
     int64_t train_rows, train_groups, held_rows, held_groups; /* of this process */
     char reason[192];                                         /* why this kind, in words */
@@ -93,8 +101,11 @@ typedef struct ga_train_report {
  * ridge (AdamW, averaged weights, stopped on the tuning prompts), and keeps what orders the held-out prompts
  * best: the ridge must beat the scalar, the network must beat both, on prompts that its training has not seen
  * in any way. Calibrates on the held-out groups. *probe_out is the caller's (ga_probe_close); nothing on
- * failure. GA_ERR_DATA (too few groups or no spread; the message says how many), GA_ERR_ARGUMENT,
- * GA_ERR_MEMORY.
+ * failure. With a state_path the training can be continued after whatever ended it: with options->resume the
+ * result is the one of a training that was never interrupted, bit for bit on the native provider. Features
+ * are fetched as they are needed, a ridge learns from as many groups as its memory takes, so that memory does
+ * not grow with the record but for some hundred bytes a row. GA_ERR_DATA (too few groups or no spread; the
+ * message says how many), GA_ERR_ARGUMENT, GA_ERR_MEMORY.
  */
 ga_status ga_train(const ga_dataset *dataset, const ga_train_options *options,
     const ga_train_callbacks *callbacks, const ga_compute *compute, ga_probe **probe_out,
