@@ -15,6 +15,7 @@ typedef struct source {
     hid_t file;
     hid_t half;
     size_t bytes;
+    uint32_t version; /* of the file's schema */
 } source;
 
 /* Exactly `count` values of an attribute of integers or floats. */
@@ -188,14 +189,17 @@ static ga_status load_final_shape(const source *from, ga_record_layout *layout, 
     return GA_OK;
 }
 
-static ga_status load_layout(const source *from, ga_record_layout *layout, ga_error *error) {
-    uint32_t version = 0;
-    GA_TRY(read_attribute(from, "schema_version", H5T_NATIVE_UINT32, 1, &version, error));
-    if (version < 1 || version > GA_RECORD_SCHEMA_VERSION) {
+static ga_status load_version(source *from, ga_error *error) {
+    GA_TRY(read_attribute(from, "schema_version", H5T_NATIVE_UINT32, 1, &from->version, error));
+    if (from->version < 1 || from->version > GA_RECORD_SCHEMA_VERSION) {
         return GA_FAIL(error, GA_ERR_FILE,
-            "schema version %u; this build reads 1 to %d: use a newer grpo_accel", version,
+            "schema version %u; this build reads 1 to %d: use a newer grpo_accel", from->version,
             GA_RECORD_SCHEMA_VERSION);
     }
+    return GA_OK;
+}
+
+static ga_status load_layout(const source *from, ga_record_layout *layout, ga_error *error) {
     GA_TRY(read_text_attribute(from, "run_id", layout->run_id, sizeof layout->run_id, error));
     GA_TRY(read_text_attribute(from, "model", layout->model, sizeof layout->model, error));
     GA_TRY(read_attribute(from, "rank", H5T_NATIVE_INT32, 1, &layout->rank, error));
@@ -215,6 +219,9 @@ static ga_status load_layout(const source *from, ga_record_layout *layout, ga_er
 static ga_status load_columns(const source *from, ga_record_table *table, ga_error *error) {
     for (int i = 0; i < GA_COLUMN_COUNT; i++) {
         const ga_record_column *column = &ga_record_columns[i];
+        if (column->since > from->version) {
+            continue;
+        }
         const hsize_t dimensions[2] = {
             (hsize_t)table->rows, (hsize_t)ga_column_values(column->kind, table->layout.candidate_count)};
         GA_TRY(read_dataset(from, column->name, ga_hdf5_memory_type(column->type),
@@ -280,7 +287,17 @@ static ga_status load_finals(const source *from, ga_record_table *table, ga_erro
     const hsize_t dimensions[4] = {(hsize_t)table->rows, (hsize_t)layout->final_shape[0],
         (hsize_t)layout->final_shape[1], (hsize_t)layout->final_shape[2]};
     const hid_t type = layout->final_kind == GA_RECORD_FINAL_IMAGE ? H5T_NATIVE_UINT8 : from->half;
-    return read_dataset(from, "final", type, 4, dimensions, table->finals, error);
+    GA_TRY(read_dataset(from, "final", type, 4, dimensions, table->finals, error));
+    if (table->states == NULL) {
+        return GA_OK;
+    }
+    if (from->version >= 2) {
+        return read_dataset(from, "state", from->half, 4, dimensions, table->states, error);
+    }
+    for (size_t i = 0; i < (size_t)table->rows * ga_record_final_values(layout); i++) {
+        table->states[i] = GA_RECORD_HALF_NAN;
+    }
+    return GA_OK;
 }
 
 /* 0 where there are none; one more than the longest, so that each ends with a zero byte. */
@@ -324,6 +341,9 @@ static ga_status load_batches(const source *from, ga_record_table *table, ga_err
     ga_status status = GA_OK;
     for (int k = 0; k < GA_BATCH_COLUMN_COUNT && status == GA_OK; k++) {
         const ga_record_column *column = &ga_record_batch_columns[k];
+        if (column->since > from->version) {
+            continue;
+        }
         const size_t bytes = ga_column_bytes(column->type);
         const hsize_t dimension = (hsize_t)count;
         status =
@@ -370,12 +390,13 @@ static ga_status load_content(const source *from, ga_record_table *table, ga_err
     return load_batches(from, table, error);
 }
 
-static ga_status load_file(const source *from, ga_record_table **table_out, ga_error *error) {
+static ga_status load_file(source *from, ga_record_table **table_out, ga_error *error) {
     ga_record_layout layout;
     memset(&layout, 0, sizeof layout);
     int count = 0;
     hsize_t rows[DIMENSIONS_MAX], batches[DIMENSIONS_MAX];
     size_t prompt_bytes = 0;
+    GA_TRY(load_version(from, error));
     GA_TRY(load_layout(from, &layout, error));
     GA_TRY(read_dimensions(from, "row_id", &count, rows, error));
     GA_TRY(read_dimensions(from, "batches/batch", &count, batches, error));
@@ -403,7 +424,7 @@ ga_status ga_segment_load(
     ga_hdf5_scope scope;
     ga_hdf5_enter(&scope);
     char cause[160] = "no memory";
-    source from = {H5I_INVALID_HID, ga_hdf5_half_type(), bytes};
+    source from = {H5I_INVALID_HID, ga_hdf5_half_type(), bytes, 0};
     from.file = ga_hdf5_open_image(image, bytes, cause, sizeof cause);
     ga_status status = GA_OK;
     if (from.file < 0 || from.half < 0) {

@@ -405,6 +405,11 @@ static void copy_extras(
         const size_t bytes = ga_record_final_values(&table->layout) * ga_record_final_bytes(&table->layout);
         memcpy(table->finals + (size_t)to * bytes, part->finals + (size_t)from * bytes, bytes);
     }
+    if (map->finals && table->states != NULL) {
+        const size_t count = ga_record_final_values(&table->layout);
+        memcpy(table->states + (size_t)to * count, part->states + (size_t)from * count,
+            count * sizeof *table->states);
+    }
     if (table->prompts != NULL && part->prompts != NULL) {
         memcpy(table->prompts + (size_t)to * table->prompt_bytes,
             part->prompts + (size_t)from * part->prompt_bytes, part->prompt_bytes);

@@ -3,9 +3,9 @@
 #include <string.h>
 
 #define ROW_COLUMN(name, type, kind, field)                                                                  \
-    { name, type, kind, offsetof(ga_record_row, field) }
-#define BATCH_COLUMN(name, type, field)                                                                      \
-    { name, type, GA_COLUMN_ONE, offsetof(ga_record_batch, field) }
+    { name, type, kind, offsetof(ga_record_row, field), 1 }
+#define BATCH_COLUMN(name, type, field, since)                                                               \
+    { name, type, GA_COLUMN_ONE, offsetof(ga_record_batch, field), since }
 
 const ga_record_column ga_record_columns[GA_COLUMN_COUNT] = {
     ROW_COLUMN("row_id", GA_COLUMN_U64, GA_COLUMN_ONE, row.row_id),
@@ -25,19 +25,24 @@ const ga_record_column ga_record_columns[GA_COLUMN_COUNT] = {
     ROW_COLUMN("audit", GA_COLUMN_U8, GA_COLUMN_ONE, audit),
     ROW_COLUMN("advantage", GA_COLUMN_F32, GA_COLUMN_ONE, advantage),
     ROW_COLUMN("reward/combined", GA_COLUMN_F32, GA_COLUMN_ONE, reward_combined),
+    {"final_present", GA_COLUMN_U8, GA_COLUMN_ONE, offsetof(ga_record_row, final_present), 2},
 };
 
 const ga_record_column ga_record_batch_columns[GA_BATCH_COLUMN_COUNT] = {
-    BATCH_COLUMN("batches/batch", GA_COLUMN_U64, batch),
-    BATCH_COLUMN("batches/update", GA_COLUMN_U32, update),
-    BATCH_COLUMN("batches/rows", GA_COLUMN_U32, rows),
-    BATCH_COLUMN("batches/rank", GA_COLUMN_I32, rank),
-    BATCH_COLUMN("batches/mode", GA_COLUMN_U8, mode),
-    BATCH_COLUMN("batches/audited", GA_COLUMN_U8, audited),
-    BATCH_COLUMN("batches/seconds_denoise", GA_COLUMN_F64, seconds_denoise),
-    BATCH_COLUMN("batches/seconds_signal", GA_COLUMN_F64, seconds_signal),
-    BATCH_COLUMN("batches/seconds_reward", GA_COLUMN_F64, seconds_reward),
-    BATCH_COLUMN("batches/seconds_own", GA_COLUMN_F64, seconds_own),
+    BATCH_COLUMN("batches/batch", GA_COLUMN_U64, batch, 1),
+    BATCH_COLUMN("batches/update", GA_COLUMN_U32, update, 1),
+    BATCH_COLUMN("batches/rows", GA_COLUMN_U32, rows, 1),
+    BATCH_COLUMN("batches/rank", GA_COLUMN_I32, rank, 1),
+    BATCH_COLUMN("batches/mode", GA_COLUMN_U8, mode, 1),
+    BATCH_COLUMN("batches/audited", GA_COLUMN_U8, audited, 1),
+    BATCH_COLUMN("batches/seconds_denoise", GA_COLUMN_F64, seconds_denoise, 1),
+    BATCH_COLUMN("batches/seconds_signal", GA_COLUMN_F64, seconds_signal, 1),
+    BATCH_COLUMN("batches/seconds_reward", GA_COLUMN_F64, seconds_reward, 1),
+    BATCH_COLUMN("batches/seconds_own", GA_COLUMN_F64, seconds_own, 1),
+    BATCH_COLUMN("batches/seconds_preview", GA_COLUMN_F64, seconds_preview, 2),
+    BATCH_COLUMN("batches/seconds_lookahead", GA_COLUMN_F64, seconds_lookahead, 2),
+    BATCH_COLUMN("batches/seconds_distilled", GA_COLUMN_F64, seconds_distilled, 2),
+    BATCH_COLUMN("batches/seconds_features", GA_COLUMN_F64, seconds_features, 2),
 };
 
 size_t ga_column_bytes(ga_column_type type) {
@@ -78,6 +83,10 @@ size_t ga_record_final_values(const ga_record_layout *layout) {
 
 size_t ga_record_final_bytes(const ga_record_layout *layout) {
     return layout->final_kind == GA_RECORD_FINAL_LATENT ? sizeof(ga_half) : 1;
+}
+
+bool ga_record_has_states(const ga_record_layout *layout) {
+    return layout->final_kind == GA_RECORD_FINAL_LATENT;
 }
 
 static ga_status check_scorers(const ga_record_layout *layout, ga_error *error) {

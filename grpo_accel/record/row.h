@@ -12,7 +12,8 @@
 #include "grpo_accel/base/flow.h"
 #include "grpo_accel/base/status.h"
 
-#define GA_RECORD_SCHEMA_VERSION 1
+/* 2: final_present, state, seconds of each signal. Files of version 1 are read as having none of them. */
+#define GA_RECORD_SCHEMA_VERSION 2
 
 #define GA_RECORD_CANDIDATES_MAX 4
 #define GA_RECORD_SCORERS_MAX 16
@@ -70,8 +71,10 @@ typedef struct ga_record_row {
     const float *rewards;  /* scorer_count values, NaN where pruned; NULL: all NaN */
     /* per candidate the row of its feature block (features.values_per_row values); NULL: not taken, NaN */
     const ga_half *features[GA_RECORD_CANDIDATES_MAX];
-    const char *prompt; /* NULL, or text that is kept only where the layout says prompt_text */
-    const void *final;  /* NULL, or as final_kind and final_shape say */
+    const char *prompt;    /* NULL, or text that is kept only where the layout says prompt_text */
+    const void *final;     /* NULL, or as final_kind and final_shape say */
+    const void *state;     /* of a latent final: the state at the decision, shaped like it; NULL: not taken */
+    uint8_t final_present; /* set by the writer: 1 where `final` is not NULL */
 } ga_record_row;
 
 /* One batch of this rank: what it cost. Seconds are wall clock. */
@@ -86,6 +89,10 @@ typedef struct ga_record_batch {
     double seconds_signal;
     double seconds_reward;
     double seconds_own;
+    double seconds_preview; /* these three are part of seconds_signal */
+    double seconds_lookahead;
+    double seconds_distilled;
+    double seconds_features; /* part of them is in seconds_own */
 } ga_record_batch;
 
 typedef enum ga_column_type {
@@ -105,7 +112,8 @@ typedef struct ga_record_column {
     const char *name;
     ga_column_type type;
     ga_column_kind kind;
-    size_t offset; /* of the first value in a ga_record_row (ga_record_batch in the table of batches) */
+    size_t offset;  /* of the first value in a ga_record_row (ga_record_batch in the table of batches) */
+    uint32_t since; /* the schema version that brought it: older files lack it, its values are zero there */
 } ga_record_column;
 
 /* Position in ga_record_columns: the reader's table has its arrays in the same order. */
@@ -127,9 +135,10 @@ enum {
     GA_COLUMN_AUDIT,
     GA_COLUMN_ADVANTAGE,
     GA_COLUMN_REWARD_COMBINED,
+    GA_COLUMN_FINAL_PRESENT,
     GA_COLUMN_COUNT
 };
-#define GA_BATCH_COLUMN_COUNT 10
+#define GA_BATCH_COLUMN_COUNT 14
 
 extern const ga_record_column ga_record_columns[GA_COLUMN_COUNT];
 extern const ga_record_column ga_record_batch_columns[GA_BATCH_COLUMN_COUNT];
@@ -146,6 +155,9 @@ const char *ga_record_input_name(ga_input input);
 /* Values of a final: product of its shape, 0 for none. Bytes of one: 2 (latent) or 1 (image). */
 size_t ga_record_final_values(const ga_record_layout *layout);
 size_t ga_record_final_bytes(const ga_record_layout *layout);
+
+/* Does the record hold the states that its finals came from? */
+bool ga_record_has_states(const ga_record_layout *layout);
 
 /* GA_ERR_ARGUMENT, with the field named, unless the layout can be written. */
 ga_status ga_record_layout_check(const ga_record_layout *layout, ga_error *error);

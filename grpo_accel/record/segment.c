@@ -171,20 +171,21 @@ static ga_status write_input(
     return status;
 }
 
-static ga_status write_finals(hid_t file, hid_t half, const ga_segment *segment, ga_error *error) {
+/* "final" or "state": what the rows have, shaped as finals are; NaN (images: zeros) where they have none. */
+static ga_status write_ends(
+    hid_t file, hid_t half, const ga_segment *segment, const char *path, size_t offset, ga_error *error) {
     const ga_record_layout *layout = segment->layout;
     const size_t bytes = ga_record_final_values(layout) * ga_record_final_bytes(layout);
-    if (bytes == 0) {
-        return GA_OK;
-    }
     const bool latent = layout->final_kind == GA_RECORD_FINAL_LATENT;
     char *values = calloc((size_t)segment->row_count + 1, bytes);
     if (values == NULL) {
-        return GA_FAIL(error, GA_ERR_MEMORY, "record: no memory for finals");
+        return GA_FAIL(error, GA_ERR_MEMORY, "record: no memory for %s", path);
     }
     for (size_t i = 0; i < (size_t)segment->row_count; i++) {
-        if (segment->rows[i].final != NULL) {
-            memcpy(values + i * bytes, segment->rows[i].final, bytes);
+        const void *source = NULL;
+        memcpy(&source, (const char *)&segment->rows[i] + offset, sizeof source);
+        if (source != NULL) {
+            memcpy(values + i * bytes, source, bytes);
         } else if (latent) {
             for (size_t j = 0; j < bytes; j += sizeof(ga_half)) {
                 memcpy(values + i * bytes + j, &(ga_half){GA_RECORD_HALF_NAN}, sizeof(ga_half));
@@ -192,12 +193,22 @@ static ga_status write_finals(hid_t file, hid_t half, const ga_segment *segment,
         }
     }
     const hid_t image_type = H5T_STD_U8LE;
-    const dataset what = {"final", latent ? half : image_type, latent ? half : image_type, NULL, 4,
+    const dataset what = {path, latent ? half : image_type, latent ? half : image_type, NULL, 4,
         {(hsize_t)segment->row_count, (hsize_t)layout->final_shape[0], (hsize_t)layout->final_shape[1],
             (hsize_t)layout->final_shape[2]}};
     const ga_status status = write_dataset(file, &what, values, error);
     free(values);
     return status;
+}
+
+static ga_status write_finals(hid_t file, hid_t half, const ga_segment *segment, ga_error *error) {
+    if (ga_record_final_values(segment->layout) == 0) {
+        return GA_OK;
+    }
+    GA_TRY(write_ends(file, half, segment, "final", offsetof(ga_record_row, final), error));
+    return ga_record_has_states(segment->layout)
+               ? write_ends(file, half, segment, "state", offsetof(ga_record_row, state), error)
+               : GA_OK;
 }
 
 /* Longest prefix of at most `limit` bytes that does not cut a UTF-8 character. */

@@ -12,7 +12,8 @@ static const size_t column_places[] = {offsetof(ga_record_table, row_id), offset
     offsetof(ga_record_table, steps_total), offsetof(ga_record_table, probe_version),
     offsetof(ga_record_table, prediction), offsetof(ga_record_table, variance),
     offsetof(ga_record_table, inclusion), offsetof(ga_record_table, kept), offsetof(ga_record_table, audit),
-    offsetof(ga_record_table, advantage), offsetof(ga_record_table, reward)};
+    offsetof(ga_record_table, advantage), offsetof(ga_record_table, reward),
+    offsetof(ga_record_table, final_present)};
 _Static_assert(sizeof column_places / sizeof *column_places == GA_COLUMN_COUNT, "a column has no array");
 
 void *ga_record_table_column(const ga_record_table *table, int column) {
@@ -63,6 +64,12 @@ static bool make_wide_arrays(ga_record_table *table) {
             return false;
         }
         table->finals = array;
+    }
+    if (ga_record_has_states(layout)) {
+        if (!make_array(&array, table->rows, final_bytes, 1)) {
+            return false;
+        }
+        table->states = array;
     }
     return true;
 }
@@ -115,8 +122,10 @@ ga_status ga_record_table_create(const ga_record_layout *layout, const ga_record
 void ga_record_table_narrow(ga_record_table *table) {
     free(table->features);
     free(table->finals);
+    free(table->states);
     table->features = NULL;
     table->finals = NULL;
+    table->states = NULL;
 }
 
 void ga_record_table_free(ga_record_table **table_pointer) {

@@ -34,14 +34,16 @@ typedef struct ga_record_table {
     uint8_t *kept;
     uint8_t *audit;
     float *advantage;
-    float *reward;     /* combined; NaN where pruned */
-    float *rewards;    /* [rows][S]; NaN where pruned */
+    float *reward;          /* combined; NaN where pruned */
+    uint8_t *final_present; /* 1 where the row's final is in the file */
+    float *rewards;         /* [rows][S]; NaN where pruned */
     ga_half *features; /* [rows][C][V], inputs in schema order; NaN where not taken; NULL where left in the
                           files */
     uint8_t *complete; /* [rows][C] GA_INPUT_BIT(…) of the inputs whose values are all finite */
     uint8_t
-        *finals;   /* [rows][bytes of a final]; NULL where layout.final_kind is none, or left in the files */
-    char *prompts; /* [rows][prompt_bytes], filled up with zeros; NULL where no text was logged */
+        *finals; /* [rows][bytes of a final]; NULL where layout.final_kind is none, or left in the files */
+    ga_half *states; /* [rows][values of a final] the states that latent finals came from; NULL likewise */
+    char *prompts;   /* [rows][prompt_bytes], filled up with zeros; NULL where no text was logged */
     size_t prompt_bytes; /* longest prompt + 1 */
     int64_t batch_count;
     ga_record_batch *batches; /* one per rank and batch; ordered as the rows are */
@@ -59,14 +61,15 @@ typedef struct ga_record_size {
     int64_t rows;
     int64_t batches;
     size_t prompt_bytes; /* 0: no prompts */
-    bool narrow;         /* features and finals stay in the files: NULL here */
+    bool narrow;         /* features, finals and states stay in the files: NULL here */
 } ga_record_size;
 
 /* A table with everything zero and no sources. Freed with ga_record_table_free. Errors: GA_ERR_MEMORY. */
 ga_status ga_record_table_create(
     const ga_record_layout *layout, const ga_record_size *size, ga_record_table **table_out, ga_error *error);
 
-/* Frees features and finals of a table that was read whole; `complete` keeps what is known of them. */
+/* Frees features, finals and states of a table that was read whole; `complete` keeps what is known of them.
+ */
 void ga_record_table_narrow(ga_record_table *table);
 
 /* Frees everything and sets *table to NULL. NULL is allowed. */

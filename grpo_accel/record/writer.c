@@ -18,6 +18,7 @@
 
 #define SEGMENT_ROWS_DEFAULT 2048
 #define SEGMENT_ROWS_MAX (1 << 20)
+#define SEGMENT_BYTES_DEFAULT ((size_t)32 << 20)
 #define MEMORY_BYTES_DEFAULT ((size_t)512 << 20)
 #define ARENA_BLOCK_BYTES ((size_t)1 << 20)
 #define BATCHES_PER_BUCKET 256
@@ -330,6 +331,9 @@ static void set_defaults(ga_record_options *options) {
     if (options->segment_rows > SEGMENT_ROWS_MAX) {
         options->segment_rows = SEGMENT_ROWS_MAX;
     }
+    if (options->segment_bytes == 0) {
+        options->segment_bytes = SEGMENT_BYTES_DEFAULT;
+    }
     if (options->seal_seconds == 0) {
         options->seal_seconds = 60;
     }
@@ -429,7 +433,9 @@ static size_t row_bytes(const ga_record_layout *layout, const ga_record_row *row
     for (int32_t c = 0; c < layout->candidate_count; c++) {
         bytes += row->features[c] != NULL ? feature_bytes(layout) : 0;
     }
-    bytes += row->final != NULL ? ga_record_final_values(layout) * ga_record_final_bytes(layout) : 0;
+    const size_t final_bytes = ga_record_final_values(layout) * ga_record_final_bytes(layout);
+    bytes += row->final != NULL ? final_bytes : 0;
+    bytes += row->state != NULL && ga_record_has_states(layout) ? final_bytes : 0;
     return bytes;
 }
 
@@ -468,6 +474,9 @@ static bool copy_row(bucket *target, const ga_record_layout *layout, const ga_re
     const size_t final_bytes = ga_record_final_values(layout) * ga_record_final_bytes(layout);
     copy.rewards = copy_bytes(target->arena, row->rewards, reward_bytes, &memory);
     copy.final = copy_bytes(target->arena, row->final, final_bytes, &memory);
+    copy.state =
+        copy_bytes(target->arena, row->state, ga_record_has_states(layout) ? final_bytes : 0, &memory);
+    copy.final_present = copy.final != NULL;
     copy.prompt = copy_text(target->arena, row->prompt, prompt_bytes(layout, row), &memory);
     for (int32_t c = 0; c < layout->candidate_count; c++) {
         copy.features[c] = copy_bytes(target->arena, row->features[c], feature_bytes(layout), &memory);
@@ -510,7 +519,7 @@ static ga_status append_row(ga_record *record, const ga_record_row *row, ga_erro
     target->bytes += bytes;
     record->bytes_held += bytes;
     record->counters.rows_pending++;
-    if (target->row_count == record->options.segment_rows) {
+    if (target->row_count == record->options.segment_rows || target->bytes >= record->options.segment_bytes) {
         seal_open(record);
     }
     return GA_OK;

@@ -18,6 +18,7 @@ typedef struct ga_record_options {
     const char *folder; /* the record's folder, "<run_dir>/record"; this rank writes below rank-%05d */
     ga_record_layout layout;
     int32_t segment_rows;    /* a segment is sealed when it has so many rows; default 2048 */
+    size_t segment_bytes;    /* or when its rows hold so many bytes; default 32 MiB */
     double seal_seconds;     /* or when its oldest row is so old; default 60, negative: never */
     size_t memory_bytes_max; /* of rows that are not on disk yet; default 512 MiB */
     double wait_seconds;     /* how long append waits for room before it drops rows; default 2 */

@@ -76,7 +76,10 @@ def test_every_row_is_there(written, rank):
                 bits[:, 1], np.where(kept[:, None], 0x3C00 + 100 + n[:, None] + np.arange(36), 0x7E00))
             assert file["features/preview"].shape == (rows, 2, 4)
             assert file["prompt"].asstr()[0] == f"{number} röte Kreise"
-            np.testing.assert_array_equal(file["final"][:, 1, 1, 2], n + 11)
+            present = n % 5 != 4
+            np.testing.assert_array_equal(file["final"][:, 1, 1, 2], np.where(present, n + 11, 0))
+            np.testing.assert_array_equal(file["final_present"][:], present)
+            assert "state" not in file  # images have none
             number += rows
     assert number == 50
 
@@ -88,6 +91,7 @@ def test_every_row_is_there(written, rank):
     ("reward/shapes", "f4"), ("reward/combined", "f4"), ("features/attention", "f2"), ("features/preview", "f2"),
     ("batches/batch", "u8"), ("batches/update", "u4"), ("batches/rows", "u4"), ("batches/rank", "i4"),
     ("batches/mode", "u1"), ("batches/audited", "u1"), ("batches/seconds_denoise", "f8"), ("final", "u1"),
+    ("final_present", "u1"), ("batches/seconds_features", "f8"),
 ])
 def test_types_checksums_fill(written, name, dtype):
     with h5py.File(segments(written, 0)[0], "r") as file:
@@ -99,7 +103,7 @@ def test_types_checksums_fill(written, name, dtype):
 
 def test_attributes_and_batches(written):
     with h5py.File(segments(written, 1)[0], "r") as file:
-        assert file.attrs["schema_version"] == 1
+        assert file.attrs["schema_version"] == 2
         assert file.attrs["run_id"] == "h5py" or file.attrs["run_id"] == b"h5py"
         assert file.attrs["rank"] == 1 and file.attrs["world_size"] == 2
         assert file.attrs["config_fingerprint"] == 0xFEDCBA9876543210
@@ -110,6 +114,7 @@ def test_attributes_and_batches(written):
         assert file["batches/batch"][:].tolist() == [3, 4]  # batch 3 was booked after its last row was sealed
         assert file["batches/rank"][:].tolist() == [1, 1]
         assert file["batches/seconds_own"][:].tolist() == [39.0, 49.0]
+        assert file["batches/seconds_lookahead"][:].tolist() == [0.75, 0.75]
 
 
 def test_manifest(written):

@@ -61,6 +61,7 @@ typedef struct sample {
     float rewards[2];
     ga_half features[2][VALUES];
     ga_half final[12];
+    ga_half state[12];
     char prompt[64];
 } sample;
 
@@ -105,8 +106,10 @@ static void make_sample(sample *made, int32_t rank, int32_t number) {
     row->features[1] = number % 2 == 0 ? made->features[1] : NULL;
     for (int j = 0; j < 12; j++) {
         made->final[j] = (ga_half)(0x2000 + number + j);
+        made->state[j] = (ga_half)(0x2800 + number + j);
     }
     row->final = kept ? made->final : NULL;
+    row->state = number % 5 == 0 ? NULL : made->state;
     (void)snprintf(made->prompt, sizeof made->prompt, "%d r\xc3\xb6te Kreise", number);
     row->prompt = number % 4 == 0 ? NULL : made->prompt;
 }
@@ -141,7 +144,8 @@ static void append_rows(ga_record *record, int32_t rank, int32_t first, int32_t 
         if (i % ROWS_PER_BATCH == ROWS_PER_BATCH - 1) {
             const uint64_t batch = (uint64_t)(i / ROWS_PER_BATCH);
             const ga_record_batch figures = {batch, (uint32_t)(batch / 2), ROWS_PER_BATCH, 99,
-                GA_RECORD_MODE_PRUNE, batch == 3, 1.5, 0.25, 0.125, 0.0625 * (double)batch};
+                GA_RECORD_MODE_PRUNE, batch == 3, 1.5, 0.25, 0.125, 0.0625 * (double)batch, 0.5, 0.75, 1.25,
+                2.5};
             test_ok(ga_record_append_batch(record, &figures, &error), &error);
         }
     }
@@ -223,7 +227,10 @@ static void expect_row(const ga_record_table *table, int64_t i, int32_t rank, in
         ga_half value;
         memcpy(&value, table->finals + ((size_t)i * 12 + (size_t)j) * 2, 2);
         assert_int_equal(value, row->final != NULL ? expected.final[j] : GA_RECORD_HALF_NAN);
+        assert_int_equal(
+            table->states[i * 12 + j], row->state != NULL ? expected.state[j] : GA_RECORD_HALF_NAN);
     }
+    assert_int_equal(table->final_present[i], row->final != NULL);
     assert_string_equal(
         table->prompts + (size_t)i * table->prompt_bytes, row->prompt != NULL ? row->prompt : "");
 }
@@ -253,6 +260,8 @@ static void every_column_comes_back(void **state) {
         assert_int_equal(batch->audited, i / 3 == 3);
         assert_true(batch->seconds_denoise == 1.5 && batch->seconds_signal == 0.25);
         assert_true(batch->seconds_reward == 0.125 && batch->seconds_own == 0.0625 * (i / 3));
+        assert_true(batch->seconds_preview == 0.5 && batch->seconds_lookahead == 0.75);
+        assert_true(batch->seconds_distilled == 1.25 && batch->seconds_features == 2.5);
     }
     assert_string_equal(table->layout.model, "shapes/sd3");
     assert_string_equal(table->layout.run_id, "run-7");
@@ -269,6 +278,53 @@ static void every_column_comes_back(void **state) {
     expect_verdict(run, 0, 0, 0);
     free(folder);
     test_folder_remove(run);
+}
+
+/* A record of schema version 1, as the first release wrote it. */
+static void old_records_are_read(void **state) {
+    (void)state;
+    const char *golden = getenv("GA_GOLDEN") != NULL ? getenv("GA_GOLDEN") : "tests/golden";
+    char *path = test_path(golden, "record_1");
+    ga_record_table *table = read_all(path, NULL);
+    assert_int_equal(table->rows, 20);
+    assert_int_equal(table->refused_count, 0);
+    assert_int_equal(table->layout.final_kind, GA_RECORD_FINAL_IMAGE);
+    assert_null(table->states);
+    for (int64_t i = 0; i < 20; i++) {
+        assert_int_equal(table->row_id[i], i);
+        same_float(table->reward[i], i % 2 == 0 ? (float)i / 8.0f : NAN);
+        assert_int_equal(table->finals[i * 12 + 11], i + 11);
+        assert_int_equal(table->final_present[i], 0); /* it does not say */
+    }
+    assert_int_equal(table->batch_count, 1);
+    assert_true(table->batches[0].seconds_own == 9.0 && table->batches[0].seconds_preview == 0.0);
+    ga_record_table_free(&table);
+    expect_verdict(path, 0, 0, 0);
+    free(path);
+}
+
+/* Finals are large: a segment ends where its rows hold enough bytes, however few they are. */
+static void large_rows_end_a_segment(void **state) {
+    (void)state;
+    char *folder = test_folder_make();
+    ga_record_options options = options_for(folder, 0);
+    sample made;
+    make_sample(&made, 0, 0);
+    options.segment_bytes = 3 * (sizeof made.row + VALUES * sizeof(ga_half)); /* a row holds more than that */
+    ga_record *record = open_record(&options);
+    append_rows(record, 0, 0, 30);
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_record_close(&record, &error), &error);
+    ga_record_table *table = read_all(folder, NULL);
+    assert_int_equal(table->rows, 30);
+    assert_in_range(table->segment_count, 10, 15);
+    for (int32_t i = 0; i < 30; i++) {
+        expect_row(table, i, 0, i);
+    }
+    ga_record_table_free(&table);
+    expect_verdict(folder, 0, 0, 0);
+    test_folder_remove(folder);
 }
 
 static void any_level_of_path_is_read(void **state) {
@@ -342,7 +398,7 @@ static void nothing_and_batches_only(void **state) {
     ga_record_table *table = NULL;
     assert_int_equal(ga_record_read(run, NULL, &table, &error), GA_ERR_FILE);
     ga_error_clear(&error);
-    const ga_record_batch figures = {7, 3, 0, 0, GA_RECORD_MODE_SHADOW, 0, 1, 2, 3, 4};
+    const ga_record_batch figures = {7, 3, 0, 0, GA_RECORD_MODE_SHADOW, 0, 1, 2, 3, 4, 0, 0, 0, 0};
     for (int i = 0; i < 300; i++) { /* more than a segment of batches */
         test_ok(ga_record_append_batch(record, &figures, &error), &error);
     }
@@ -961,6 +1017,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_column_comes_back),
         cmocka_unit_test(any_level_of_path_is_read),
+        cmocka_unit_test(old_records_are_read),
+        cmocka_unit_test(large_rows_end_a_segment),
         cmocka_unit_test(filters_take_what_they_say),
         cmocka_unit_test(nothing_and_batches_only),
         cmocka_unit_test(reopening_continues),

@@ -74,7 +74,7 @@ static ga_status append_row(ga_record *record, int32_t rank, int32_t number, ga_
     row.features[0] = features[0];
     row.features[1] = row.kept ? features[1] : NULL;
     row.prompt = prompt;
-    row.final = image;
+    row.final = number % 5 == 4 ? NULL : image;
     return ga_record_append(record, &row, 1, error);
 }
 
@@ -87,7 +87,7 @@ static ga_status write_rank(const char *folder, int32_t rank, ga_error *error) {
         status = append_row(record, rank, i, error);
         if (status == GA_OK && i % 10 == 9) {
             const ga_record_batch batch = {(uint64_t)(i / 10), (uint32_t)(i / 20), 10, 0,
-                GA_RECORD_MODE_PRUNE, i < 10, 1.0, 2.0, 3.0, (double)i};
+                GA_RECORD_MODE_PRUNE, i < 10, 1.0, 2.0, 3.0, (double)i, 0.5, 0.75, 0.25, 0.125};
             status = ga_record_append_batch(record, &batch, error);
         }
     }
