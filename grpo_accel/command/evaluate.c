@@ -1,4 +1,6 @@
 /* evaluate: how good a probe is on a record, within prompt groups; pooled figures are labelled as pooled. */
+#include "grpo_accel/command/evaluate.h"
+
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -6,56 +8,80 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "grpo_accel/base/check.h"
+#include "grpo_accel/base/digest.h"
+#include "grpo_accel/command/categories.h"
 #include "grpo_accel/command/command.h"
 #include "grpo_accel/command/figures.h"
 #include "grpo_accel/compute/compute.h"
-#include "grpo_accel/compute/half.h"
-#include "grpo_accel/session/lessons.h"
 #include "grpo_accel/session/projection.h"
-#include "probe/train/evaluate.h"
 
 #define RESAMPLES 1000
+#define STEP_MAX 65535
 
 /* What the call asks for, and what it is answered from. */
 typedef struct evaluating {
-    const char *probe_path;
-    const char *data;
-    const char *report; /* NULL: no file */
-    double gate;
+    const char *report; /* NULL: no files */
+    const char *categories_path;
+    bool curve;
+    int64_t step; /* 0: all of the probe's */
     ga_probe *probe;
     ga_lessons *lessons;
-    bool audited_only; /* pruned rows are there, so only rows kept by chance are honest */
-    ga_evaluation figures;
-    ga_within by_input[GA_INPUT_COUNT]; /* groups 0: not a single number */
+    ga_judged judged;
+    ga_evaluated *found;
 } evaluating;
 
+static const ga_dataset *dataset_of(const evaluating *e) {
+    return ga_lessons_dataset(e->lessons);
+}
+
+/* ---- the call ---- */
+
 static ga_status read_call(const ga_call *call, evaluating *e, ga_error *error) {
-    e->probe_path = ga_arguments_value(&call->arguments, "probe");
-    e->data = ga_arguments_value(&call->arguments, "data");
+    ga_evaluated *found = e->found;
+    found->probe_path = ga_arguments_value(&call->arguments, "probe");
+    found->data = ga_arguments_value(&call->arguments, "data");
+    found->against_path = ga_arguments_value(&call->arguments, "against");
     e->report = ga_arguments_value(&call->arguments, "report");
-    if (e->probe_path == NULL) {
+    e->categories_path = ga_arguments_value(&call->arguments, "categories");
+    e->curve = ga_arguments_has(&call->arguments, "curve");
+    if (found->probe_path == NULL) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "evaluate: --probe FILE is missing");
     }
-    if (e->data == NULL) {
+    if (found->data == NULL) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "evaluate: --data FOLDER is missing");
     }
-    return ga_arguments_real(&call->arguments, "gate", -1, 1, 0, &e->gate, error);
+    GA_TRY(ga_arguments_integer(&call->arguments, "step", 1, STEP_MAX, 0, &e->step, error));
+    return ga_arguments_real(&call->arguments, "gate", -1, 1, 0, &found->gate, error);
+}
+
+/* Rows after the wanted steps with some of the record's inputs (0: all). Row numbers do not depend on them.
+ */
+static ga_status read_lessons(
+    const evaluating *e, uint32_t inputs, const char *targets, ga_lessons **lessons_out, ga_error *error) {
+    const ga_probe_info *info = ga_probe_get_info(e->probe);
+    const int32_t one = (int32_t)e->step;
+    const ga_lessons_options source = {.path = e->found->data,
+        .steps = e->step > 0 ? &one : info->steps,
+        .step_count = e->step > 0 ? 1 : info->step_count,
+        .inputs = inputs,
+        .targets = targets};
+    return ga_lessons_read(&source, lessons_out, error);
 }
 
 static ga_status open_both(evaluating *e, ga_error *error) {
-    GA_TRY(ga_probe_open(e->probe_path, ga_compute_native(), &e->probe, error));
+    GA_TRY(ga_probe_open(e->found->probe_path, ga_compute_native(), &e->probe, error));
     const ga_probe_info *info = ga_probe_get_info(e->probe);
-    const ga_lessons_options source = {
-        .path = e->data, .step = info->steps[0], .inputs = ga_projection_inputs(&info->schema)};
-    GA_TRY(ga_lessons_read(&source, &e->lessons, error));
+    e->found->probe = *info;
+    GA_TRY(read_lessons(e, ga_projection_inputs(&info->schema), "all", &e->lessons, error));
     const ga_record_table *table = ga_lessons_table(e->lessons);
     ga_command_warn_refused(table);
     if (table->rows == 0) {
-        return GA_FAIL(error, GA_ERR_DATA, "%.200s: the record has no rows", e->data);
+        return GA_FAIL(error, GA_ERR_DATA, "%.200s: the record has no rows", e->found->data);
     }
-    const ga_probe_requirement requirement = {.schema = ga_lessons_dataset(e->lessons)->schema,
+    const ga_probe_requirement requirement = {.schema = dataset_of(e)->schema,
         .model = table->layout.model,
-        .step = info->steps[0],
+        .step = e->step > 0 ? (int32_t)e->step : info->steps[0],
         .steps_total = table->steps_total[table->rows - 1]};
     return ga_probe_match(e->probe, &requirement, error);
 }
@@ -68,176 +94,358 @@ static void choose_rows(evaluating *e) {
         pruned += table->kept[i] == 0;
         audited += table->audit[i] != 0;
     }
-    e->audited_only = pruned > 0 && audited > 0;
+    e->found->audited_only = pruned > 0 && audited > 0;
     if (pruned > 0 && audited == 0) {
         (void)fputs("grpo-accel: warning: rows were pruned by prediction and none was kept by chance: these "
-                    "figures are "
-                    "of selected rows; set decision.audit above 0\n",
+                    "figures are of selected rows; set decision.audit above 0\n",
             stderr);
     }
 }
 
-/* The order that one number alone, such as the preview's score, gives. Fields without order stay at groups 0.
- */
-static ga_status judge_input(
-    evaluating *e, const ga_part *part, const ga_input_shape *input, float *score, ga_error *error) {
-    const ga_dataset *dataset = ga_lessons_dataset(e->lessons);
-    for (int64_t i = 0; i < part->count; i++) {
-        const int64_t at = part->rows[i] * dataset->schema->values_per_row + input->offset;
-        score[i] = ga_half_to_float(dataset->features[at]);
-    }
-    return ga_evaluate_part(
-        GA_WITHIN_SPEARMAN, dataset, part, score, 0, RESAMPLES, NULL, &e->by_input[input->input], error);
+/* ---- rivals ---- */
+
+/* A figure that no group has is left out; anything else is a failure. */
+static ga_status pass_missing(ga_status status, const ga_error *why, ga_error *error) {
+    return status == GA_OK || status == GA_ERR_DATA ? GA_OK : GA_FAIL(error, status, "%s", why->message);
 }
 
-static ga_status judge_inputs(evaluating *e, ga_error *error) {
-    const ga_feature_schema *schema = ga_lessons_dataset(e->lessons)->schema;
-    ga_part part;
-    GA_TRY(ga_part_all(ga_lessons_dataset(e->lessons), e->audited_only, 1, &part, error));
-    float *score = calloc((size_t)part.count + 1, sizeof *score);
-    ga_status status = GA_OK;
-    if (score == NULL) {
-        status = GA_FAIL(error, GA_ERR_MEMORY, "evaluate: out of memory");
+static ga_status add_rival(
+    evaluating *e, const char *key, const char *name, const double *score, ga_error *error) {
+    ga_evaluated *found = e->found;
+    ga_evaluated_rival *rival = &found->rivals[found->rival_count];
+    ga_error why = {0};
+    const ga_status status = ga_judge_against(&e->judged, score, 0, RESAMPLES, &rival->baseline, &why);
+    if (status == GA_OK) {
+        rival->key = key;
+        (void)snprintf(rival->name, sizeof rival->name, "%s", name);
+        found->rival_count++;
     }
-    for (int32_t i = 0; i < schema->input_count && status == GA_OK; i++) {
-        const ga_input_shape *input = &schema->inputs[i];
-        if (input->channels == 1 && input->height == 1 && input->width == 1) {
-            status = judge_input(e, &part, input, score, error);
+    return pass_missing(status, &why, error);
+}
+
+static void add_known_rival(
+    ga_evaluated *found, const char *key, const char *name, const ga_baseline *baseline) {
+    ga_evaluated_rival *rival = &found->rivals[found->rival_count++];
+    rival->key = key;
+    (void)snprintf(rival->name, sizeof rival->name, "%s", name);
+    rival->baseline = *baseline;
+}
+
+/* The order that one number alone, such as the preview's score, gives. score: scratch [rows]. */
+static ga_status judge_inputs(evaluating *e, const ga_dataset *all, double *score, ga_error *error) {
+    for (int32_t i = 0; i < all->schema->input_count; i++) {
+        const ga_input_shape *input = &all->schema->inputs[i];
+        const bool scores = input->input == GA_INPUT_PREVIEW || input->input == GA_INPUT_LOOKAHEAD ||
+                            input->input == GA_INPUT_DISTILLED;
+        const bool number = input->channels == 1 && input->height == 1 && input->width == 1;
+        if (!scores && !number) {
+            continue;
+        }
+        char name[GA_EVALUATED_NAME_BYTES];
+        (void)snprintf(name, sizeof name, "%s alone", ga_record_input_name(input->input));
+        GA_TRY(ga_judged_feature(all, &e->judged, input->offset, score, error));
+        const int32_t before = e->found->rival_count;
+        GA_TRY(add_rival(e, ga_record_input_name(input->input), name, score, error));
+        if (e->found->rival_count > before) {
+            e->found->by_input[input->input] = e->found->rivals[before].baseline.spearman;
         }
     }
-    free(score);
-    ga_part_destroy(&part);
+    return GA_OK;
+}
+
+/* Also inputs that the record has and the probe does not take. */
+static ga_status judge_all_inputs(evaluating *e, double *score, ga_error *error) {
+    if (ga_lessons_table(e->lessons)->layout.features.input_count == dataset_of(e)->schema->input_count) {
+        return judge_inputs(e, dataset_of(e), score, error);
+    }
+    ga_lessons *all = NULL;
+    GA_TRY(read_lessons(e, 0, NULL, &all, error));
+    const ga_status status = judge_inputs(e, ga_lessons_dataset(all), score, error);
+    ga_lessons_free(&all);
     return status;
+}
+
+static ga_status score_other(const evaluating *e, ga_probe *other, double *score, ga_error *error) {
+    ga_lessons *lessons = NULL;
+    const ga_probe_info *info = ga_probe_get_info(other);
+    GA_TRY(read_lessons(e, ga_projection_inputs(&info->schema), NULL, &lessons, error));
+    const ga_status status = ga_judged_score(other, ga_lessons_dataset(lessons), &e->judged, score, error);
+    ga_lessons_free(&lessons);
+    return status;
+}
+
+/* The probe of --against on the same rows. */
+static ga_status judge_other(evaluating *e, double *score, ga_error *error) {
+    if (e->found->against_path == NULL) {
+        return GA_OK;
+    }
+    ga_probe *other = NULL;
+    GA_TRY(ga_probe_open(e->found->against_path, ga_compute_native(), &other, error));
+    const ga_status status = score_other(e, other, score, error);
+    char name[GA_EVALUATED_NAME_BYTES];
+    (void)snprintf(name, sizeof name, "probe version %u (--against)", ga_probe_get_info(other)->version);
+    ga_probe_close(&other);
+    return status == GA_OK ? add_rival(e, "against", name, score, error) : status;
+}
+
+static ga_status judge_rivals(evaluating *e, ga_error *error) {
+    double *score = calloc(ga_size(e->judged.rows) + 1, sizeof *score);
+    if (score == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "evaluate: out of memory");
+    }
+    const ga_evaluation *figures = &e->found->figures;
+    add_known_rival(e->found, "ridge", "its own ridge", &figures->ridge);
+    ga_status status = judge_all_inputs(e, score, error);
+    if (status == GA_OK) {
+        status = judge_other(e, score, error);
+    }
+    add_known_rival(e->found, "random", "random order", &figures->random);
+    add_known_rival(e->found, "prompt_mean", "prompt mean", &figures->prompt_mean);
+    free(score);
+    return status;
+}
+
+/* ---- by step, scorer, category ---- */
+
+static ga_status add_slice(evaluating *e, ga_evaluated_lines *lines, const char *name, const int32_t *label,
+    int32_t value, ga_error *error) {
+    if (lines->count == GA_EVALUATED_LINES_MAX) {
+        return GA_OK;
+    }
+    ga_evaluated_line *line = &lines->lines[lines->count];
+    ga_error why = {0};
+    const ga_status status = ga_judge_slice(&e->judged, label, value, 0, RESAMPLES, &line->spearman, &why);
+    if (status == GA_OK) {
+        (void)snprintf(line->name, sizeof line->name, "%s", name);
+        lines->count++;
+    }
+    return pass_missing(status, &why, error);
+}
+
+static ga_status judge_steps(evaluating *e, ga_error *error) {
+    const int32_t *steps = NULL;
+    const int32_t count = ga_lessons_steps(e->lessons, &steps);
+    ga_evaluated_lines *lines = &e->found->by_step;
+    for (int32_t i = 0; i < count; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "%d", steps[i]);
+        if (dataset_of(e)->step != NULL && count > 1) {
+            GA_TRY(add_slice(e, lines, name, dataset_of(e)->step, steps[i], error));
+        } else {
+            (void)snprintf(lines->lines[0].name, sizeof lines->lines[0].name, "%s", name);
+            lines->lines[0].spearman = e->found->figures.within[GA_WITHIN_SPEARMAN];
+            lines->count = 1;
+        }
+    }
+    return GA_OK;
+}
+
+/* How the prediction of the combined reward orders each scorer's own. target: scratch [rows]. */
+static ga_status judge_target(evaluating *e, int32_t index, double *target, ga_error *error) {
+    const ga_dataset *dataset = dataset_of(e);
+    ga_evaluated_lines *lines = &e->found->by_target;
+    ga_evaluated_line *line = &lines->lines[lines->count];
+    const ga_judged *judged = &e->judged;
+    for (int64_t i = 0; i < judged->rows; i++) {
+        target[i] = (double)ga_dataset_target(dataset, judged->row[i], index);
+    }
+    ga_error why = {0};
+    const ga_status status = ga_within_estimate(GA_WITHIN_SPEARMAN, judged->prediction, target, judged->group,
+        ga_size(judged->rows), 0, RESAMPLES, &line->spearman, &why);
+    if (status == GA_OK) {
+        (void)snprintf(line->name, sizeof line->name, "%s",
+            dataset->target_names != NULL ? dataset->target_names[index] : "combined");
+        lines->count++;
+    }
+    return pass_missing(status, &why, error);
+}
+
+static ga_status judge_targets(evaluating *e, ga_error *error) {
+    double *target = calloc(ga_size(e->judged.rows) + 1, sizeof *target);
+    if (target == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "evaluate: out of memory");
+    }
+    ga_status status = GA_OK;
+    const int32_t count = ga_dataset_target_count(dataset_of(e));
+    for (int32_t i = 0; i < count && i < GA_EVALUATED_LINES_MAX && status == GA_OK; i++) {
+        status = judge_target(e, i, target, error);
+    }
+    free(target);
+    return status;
+}
+
+static ga_status judge_labels(evaluating *e, const ga_categories *categories, ga_error *error) {
+    const ga_dataset *dataset = dataset_of(e);
+    int32_t *label = calloc(ga_size(dataset->rows) + 1, sizeof *label);
+    if (label == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "evaluate: out of memory");
+    }
+    for (int64_t i = 0; i < dataset->rows; i++) {
+        label[i] = ga_categories_find(categories, dataset->prompt[i]);
+    }
+    ga_status status = GA_OK;
+    for (int32_t c = 0; c < ga_categories_count(categories) && status == GA_OK; c++) {
+        status = add_slice(e, &e->found->by_category, ga_categories_name(categories, c), label, c, error);
+    }
+    if (status == GA_OK) {
+        status = add_slice(e, &e->found->by_category, "(no category)", label, -1, error);
+    }
+    free(label);
+    return status;
+}
+
+static ga_status judge_categories(evaluating *e, ga_error *error) {
+    if (e->categories_path == NULL) {
+        return GA_OK;
+    }
+    ga_categories *categories = NULL;
+    GA_TRY(ga_categories_read(e->categories_path, &categories, error));
+    const ga_status status = judge_labels(e, categories, error);
+    ga_categories_free(&categories);
+    return status;
+}
+
+/* ---- what the record says of groups ---- */
+
+/* The table's row behind a row of the dataset. */
+static int64_t table_row(const evaluating *e, int64_t row) {
+    const int32_t *steps = NULL;
+    const int32_t count = ga_lessons_steps(e->lessons, &steps);
+    return row / (count > 0 ? count : 1);
+}
+
+static void name_worst(evaluating *e) {
+    const ga_record_table *table = ga_lessons_table(e->lessons);
+    for (int32_t i = 0; i < e->found->figures.worst_count; i++) {
+        ga_evaluated_group *group = &e->found->worst[i];
+        const int64_t row = table_row(e, e->found->figures.worst[i].row);
+        for (int b = 0; b < 16; b++) {
+            (void)snprintf(group->prompt_hash + 2 * b, 3, "%02x", table->prompt_hash[row][b]);
+        }
+        if (table->prompts != NULL) {
+            (void)snprintf(group->prompt, sizeof group->prompt, "%.159s",
+                table->prompts + ga_size(row) * table->prompt_bytes);
+        }
+        group->update = table->update[row];
+    }
+}
+
+/* Where the record has second rewards from the same states. */
+static ga_status judge_retest(evaluating *e, ga_error *error) {
+    const ga_record_table *table = ga_lessons_table(e->lessons);
+    int32_t scorer = -1;
+    for (int32_t s = 0; s < table->layout.scorer_count; s++) {
+        scorer = strcmp(table->layout.scorers[s], GA_LESSONS_RETEST) == 0 ? s : scorer;
+    }
+    if (scorer < 0) {
+        return GA_OK;
+    }
+    double *again = calloc(ga_size(e->judged.rows) + 1, sizeof *again);
+    if (again == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "evaluate: out of memory");
+    }
+    for (int64_t i = 0; i < e->judged.rows; i++) {
+        const int64_t row = table_row(e, e->judged.row[i]);
+        again[i] = (double)table->rewards[row * table->layout.scorer_count + scorer];
+    }
+    ga_error why = {0};
+    const ga_status status = ga_judge_ceiling(&e->judged, again, 0, RESAMPLES, &e->found->ceiling, &why);
+    e->found->has_ceiling = status == GA_OK;
+    free(again);
+    return pass_missing(status, &why, error);
+}
+
+/* ---- figures against the number of rows ---- */
+
+static ga_status measure_curve(evaluating *e, ga_error *error) {
+    static const double shares[GA_LEARNING_POINTS] = {0.25, 0.5, 0.75, 1.0};
+    const ga_probe_info *info = &e->found->probe;
+    ga_train_options options = ga_train_options_default();
+    options.model = info->model;
+    options.steps = info->steps;
+    options.step_count = info->step_count;
+    options.steps_total = info->steps_total;
+    const ga_train_callbacks callbacks = {.stop = NULL};
+    ga_evaluated *found = e->found;
+    for (int i = 0; i < GA_LEARNING_POINTS && e->curve; i++) {
+        ga_error why = {0};
+        const ga_status status = ga_learning_measure(dataset_of(e), &options, &callbacks, ga_compute_native(),
+            shares[i], &found->learning[found->learning_count], &why);
+        found->learning_count += status == GA_OK ? 1 : 0;
+        GA_TRY(pass_missing(status, &why, error));
+    }
+    return GA_OK;
 }
 
 static ga_status evaluate(evaluating *e, ga_error *error) {
     GA_TRY(open_both(e, error));
     choose_rows(e);
-    const ga_evaluate_options options = {.seed = 0, .resamples = RESAMPLES, .audited_only = e->audited_only};
-    GA_TRY(ga_evaluate(e->probe, ga_lessons_dataset(e->lessons), &options, &e->figures, error));
-    return judge_inputs(e, error);
+    const ga_evaluate_options options = {
+        .seed = 0, .resamples = RESAMPLES, .audited_only = e->found->audited_only};
+    GA_TRY(ga_judge(e->probe, dataset_of(e), options.audited_only, &e->judged, error));
+    GA_TRY(ga_evaluate_judged(e->probe, dataset_of(e), &e->judged, &options, &e->found->figures, error));
+    GA_TRY(judge_rivals(e, error));
+    GA_TRY(judge_steps(e, error));
+    GA_TRY(judge_targets(e, error));
+    GA_TRY(judge_categories(e, error));
+    GA_TRY(judge_retest(e, error));
+    name_worst(e);
+    return measure_curve(e, error);
 }
 
 /* ---- the answer ---- */
 
-static bool is_above_gate(const evaluating *e) {
+bool ga_evaluated_is_above_gate(const ga_evaluated *e) {
     return e->figures.within[GA_WITHIN_SPEARMAN].low > e->gate;
 }
 
-static void baseline_as_json(ga_json *json, const char *name, const ga_baseline *baseline) {
-    ga_json_object(json, name);
-    ga_command_within(json, "within_spearman", &baseline->spearman);
-    ga_json_real(json, "pooled_spearman", baseline->pooled_spearman);
-    ga_json_end(json);
-}
-
-static void within_as_json(ga_json *json, const ga_evaluation *figures) {
-    static const struct {
-        const char *name;
-        ga_within_kind kind;
-    } members[] = {{"spearman", GA_WITHIN_SPEARMAN}, {"pearson", GA_WITHIN_PEARSON},
-        {"kendall", GA_WITHIN_KENDALL}, {"auc_top_quarter", GA_WITHIN_AUC_TOP_QUARTER},
-        {"auc_above_median", GA_WITHIN_AUC_MEDIAN}, {"pairwise_accuracy", GA_WITHIN_PAIRWISE}};
-    ga_json_object(json, "within");
-    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
-        ga_command_within(json, members[i].name, &figures->within[members[i].kind]);
-    }
-    ga_json_end(json);
-}
-
-static void parts_as_json(ga_json *json, const evaluating *e) {
-    const ga_probe_info *info = ga_probe_get_info(e->probe);
-    char step[16];
-    (void)snprintf(step, sizeof step, "%d", info->steps[0]);
-    ga_json_object(json, "by_step");
-    ga_command_within(json, step, &e->figures.within[GA_WITHIN_SPEARMAN]);
-    ga_json_end(json);
-    ga_json_object(json, "by_input");
-    for (int i = 0; i < GA_INPUT_COUNT; i++) {
-        if (e->by_input[i].groups > 0) {
-            ga_command_within(json, ga_record_input_name((ga_input)i), &e->by_input[i]);
-        }
-    }
-    ga_json_end(json);
-}
-
-/* What the training itself measured, on prompts that it had held out. */
-static void training_as_json(ga_json *json, const ga_probe_info *info) {
-    const ga_within held = {.value = info->spearman,
-        .low = info->spearman_low,
-        .high = info->spearman_high,
-        .rows = info->held_rows,
-        .groups = info->held_groups};
-    ga_json_object(json, "training");
-    ga_json_integer(json, "n_rows", info->trained_rows);
-    ga_json_integer(json, "n_groups", info->trained_groups);
-    ga_command_within(json, "held_out_spearman", &held);
-    ga_json_end(json);
-}
-
-static void write_json(const evaluating *e, FILE *out) {
-    const ga_evaluation *figures = &e->figures;
-    ga_json json = ga_json_make(out);
-    ga_json_object(&json, NULL);
-    ga_json_text(&json, "probe", e->probe_path);
-    ga_json_text(&json, "kind", ga_probe_kind_name(ga_probe_get_info(e->probe)->kind));
-    ga_json_integer(&json, "n_rows", figures->rows);
-    ga_json_integer(&json, "n_groups", figures->groups);
-    ga_json_boolean(&json, "audited_only", e->audited_only);
-    ga_json_real(&json, "gate", e->gate);
-    ga_json_boolean(&json, "above_gate", is_above_gate(e));
-    within_as_json(&json, figures);
-    ga_json_object(&json, "pooled");
-    ga_json_real(&json, "spearman", figures->pooled_spearman);
-    ga_json_real(&json, "pearson", figures->pooled_pearson);
-    ga_json_real(&json, "auc", figures->pooled_auc);
-    ga_json_end(&json);
-    ga_json_object(&json, "baselines");
-    baseline_as_json(&json, "prompt_mean", &figures->prompt_mean);
-    baseline_as_json(&json, "ridge", &figures->ridge);
-    baseline_as_json(&json, "random", &figures->random);
-    ga_json_end(&json);
-    ga_json_object(&json, "kept_energy");
-    ga_json_real(&json, "0.25", figures->energy[GA_STD_GLOBAL][2].probe.value);
-    ga_json_real(&json, "0.5", figures->energy[GA_STD_GLOBAL][5].probe.value);
-    ga_json_end(&json);
-    ga_json_object(&json, "calibration");
-    ga_json_real(&json, "slope", figures->reliability.slope.value);
-    ga_json_real(&json, "coverage90", figures->reliability.reward_coverage[2].share.value);
-    ga_json_end(&json);
-    parts_as_json(&json, e);
-    training_as_json(&json, ga_probe_get_info(e->probe));
-    ga_json_end(&json);
-}
-
 static void print_within(const char *name, const ga_within *within) {
-    (void)printf("  %-18s %6.3f  [%6.3f, %6.3f]\n", name, within->value, within->low, within->high);
+    (void)printf("  %-28s %6.3f  [%6.3f, %6.3f]\n", name, within->value, within->low, within->high);
 }
 
-static void print_figures(const evaluating *e) {
+static void print_rivals(const ga_evaluated *e) {
+    (void)printf("beside it, on the same rows (Spearman within groups; probe − rival, paired):\n");
+    for (int32_t i = 0; i < e->rival_count; i++) {
+        const ga_baseline *b = &e->rivals[i].baseline;
+        (void)printf("  %-28s %6.3f  [%6.3f, %6.3f]   %+.3f [%+.3f, %+.3f]\n", e->rivals[i].name,
+            b->spearman.value, b->spearman.low, b->spearman.high, b->difference.value, b->difference.low,
+            b->difference.high);
+    }
+}
+
+static void print_lines(const char *title, const ga_evaluated_lines *lines) {
+    for (int32_t i = 0; i < lines->count && lines->count > 1; i++) {
+        char name[GA_EVALUATED_NAME_BYTES + 16];
+        (void)snprintf(name, sizeof name, "%s %s", title, lines->lines[i].name);
+        print_within(name, &lines->lines[i].spearman);
+    }
+}
+
+static void print_figures(const ga_evaluated *e) {
     const ga_evaluation *f = &e->figures;
+    const ga_probe_info *info = &e->probe;
     (void)printf("%s (%s), %lld rows in %lld prompt groups%s\n", e->probe_path,
-        ga_probe_kind_name(ga_probe_get_info(e->probe)->kind), (long long)f->rows, (long long)f->groups,
+        ga_probe_kind_name(info->kind), (long long)f->rows, (long long)f->groups,
         e->audited_only ? ", audited rows only" : "");
-    const ga_probe_info *info = ga_probe_get_info(e->probe);
     (void)printf("trained on %lld rows; on prompts held out then: Spearman %.3f [%.3f, %.3f]\n",
         (long long)info->trained_rows, info->spearman, info->spearman_low, info->spearman_high);
     (void)printf("on this record, within prompt groups, 95 %% interval over groups:\n");
     print_within("Spearman", &f->within[GA_WITHIN_SPEARMAN]);
-    print_within("  its ridge", &f->ridge.spearman);
-    for (int i = 0; i < GA_INPUT_COUNT; i++) {
-        if (e->by_input[i].groups > 0) {
-            char name[48];
-            (void)snprintf(name, sizeof name, "  %s alone", ga_record_input_name((ga_input)i));
-            print_within(name, &e->by_input[i]);
-        }
-    }
     print_within("Pearson", &f->within[GA_WITHIN_PEARSON]);
     print_within("Kendall", &f->within[GA_WITHIN_KENDALL]);
     print_within("AUC top quarter", &f->within[GA_WITHIN_AUC_TOP_QUARTER]);
+    print_within("AUC bottom quarter", &f->within[GA_WITHIN_AUC_BOTTOM_QUARTER]);
     print_within("pairwise", &f->within[GA_WITHIN_PAIRWISE]);
-    (void)printf("energy kept: %.3f of a quarter of the rows, %.3f of a half\n",
-        f->energy[GA_STD_GLOBAL][2].probe.value, f->energy[GA_STD_GLOBAL][5].probe.value);
+    print_lines("step", &e->by_step);
+    print_lines("scorer", &e->by_target);
+    print_lines("category", &e->by_category);
+    if (e->has_ceiling) {
+        print_within("largest Pearson possible", &e->ceiling.ceiling);
+    }
+    print_rivals(e);
+    const ga_energy_point *energy = f->energy[GA_STD_GLOBAL];
+    (void)printf("energy kept: %.3f of a quarter of the rows, %.3f of a half\n", energy[2].probe.value,
+        energy[5].probe.value);
     (void)printf("calibration: slope %.3f, %.3f of rewards in the 90 %% interval\n",
         f->reliability.slope.value, f->reliability.reward_coverage[2].share.value);
     (void)printf(
@@ -249,23 +457,21 @@ static ga_status can_not_write(const char *path, ga_error *error) {
     return GA_FAIL(error, GA_ERR_IO, "%.200s: can't write the report: %s", path, strerror(errno));
 }
 
-/* metrics.json, whole or not at all. */
-static ga_status write_report(const evaluating *e, ga_error *error) {
+/* One file of the report, whole or not at all. */
+static ga_status write_file(const evaluating *e, const char *name,
+    void (*write)(const ga_evaluated *found, FILE *out), ga_error *error) {
     char path[4096], temporary[4096];
-    const int length = snprintf(path, sizeof path, "%s/metrics.json", e->report);
+    const int length = snprintf(path, sizeof path, "%s/%s", e->report, name);
     if (length < 0 || (size_t)length + 8 >= sizeof path) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "evaluate: the path of --report is too long");
     }
     (void)snprintf(temporary, sizeof temporary, "%.4080s.tmp", path);
-    if (mkdir(e->report, 0750) != 0 && errno != EEXIST) {
-        return can_not_write(e->report, error);
-    }
-    FILE *file = fopen(temporary, "w");
+    FILE *file = fopen(temporary, "we");
     if (file == NULL) {
         return can_not_write(temporary, error);
     }
-    write_json(e, file);
-    const bool written = fflush(file) == 0 && fsync(fileno(file)) == 0;
+    write(e->found, file);
+    const bool written = fflush(file) == 0 && ferror(file) == 0 && fsync(fileno(file)) == 0;
     const bool complete = fclose(file) == 0 && written;
     if (!complete || rename(temporary, path) != 0) {
         (void)can_not_write(path, error);
@@ -275,29 +481,47 @@ static ga_status write_report(const evaluating *e, ga_error *error) {
     return GA_OK;
 }
 
+static ga_status write_report(const evaluating *e, ga_error *error) {
+    if (e->report == NULL) {
+        return GA_OK;
+    }
+    if (mkdir(e->report, 0750) != 0 && errno != EEXIST) {
+        return can_not_write(e->report, error);
+    }
+    GA_TRY(write_file(e, "metrics.json", ga_evaluated_as_json, error));
+    return write_file(e, "index.html", ga_evaluated_as_page, error);
+}
+
+static ga_exit answer(const ga_call *call, const ga_evaluated *found) {
+    if (call->json) {
+        ga_evaluated_as_json(found, stdout);
+    } else if (!call->quiet) {
+        print_figures(found);
+    }
+    return ga_evaluated_is_above_gate(found) ? GA_EXIT_DONE : GA_EXIT_NO;
+}
+
 ga_exit ga_command_evaluate(const ga_call *call) {
-    evaluating e = {.probe = NULL};
     ga_error error;
     ga_error_clear(&error);
-    ga_status status = read_call(call, &e, &error);
+    evaluating e = {.found = calloc(1, sizeof *e.found)};
+    ga_status status = GA_OK;
+    if (e.found == NULL) {
+        status = GA_FAIL(&error, GA_ERR_MEMORY, "evaluate: out of memory");
+    }
+    if (status == GA_OK) {
+        status = read_call(call, &e, &error);
+    }
     if (status == GA_OK) {
         status = evaluate(&e, &error);
     }
-    if (status == GA_OK && e.report != NULL) {
+    if (status == GA_OK) {
         status = write_report(&e, &error);
     }
-    ga_exit code = GA_EXIT_DONE;
-    if (status != GA_OK) {
-        code = ga_command_fail(call, &error);
-    } else {
-        code = is_above_gate(&e) ? GA_EXIT_DONE : GA_EXIT_NO;
-        if (call->json) {
-            write_json(&e, stdout);
-        } else if (!call->quiet) {
-            print_figures(&e);
-        }
-    }
+    const ga_exit code = status == GA_OK ? answer(call, e.found) : ga_command_fail(call, &error);
+    ga_judged_destroy(&e.judged);
     ga_lessons_free(&e.lessons);
     ga_probe_close(&e.probe);
+    free(e.found);
     return code;
 }

@@ -1,0 +1,67 @@
+/* What `evaluate` found: computed by evaluate.c, written by evaluate_json.c and evaluate_page.c. */
+#ifndef GA_COMMAND_EVALUATE_H
+#define GA_COMMAND_EVALUATE_H
+
+#include "grpo_accel/command/json.h"
+#include "grpo_accel/session/lessons.h"
+#include "probe/train/evaluate.h"
+#include "probe/train/learning.h"
+
+#define GA_EVALUATED_LINES_MAX 64
+#define GA_EVALUATED_NAME_BYTES 64
+#define GA_LEARNING_POINTS 4
+
+/* One line of a table by step, scorer or category. */
+typedef struct ga_evaluated_line {
+    char name[GA_EVALUATED_NAME_BYTES];
+    ga_within spearman;
+} ga_evaluated_line;
+
+typedef struct ga_evaluated_lines {
+    int32_t count;
+    ga_evaluated_line lines[GA_EVALUATED_LINES_MAX];
+} ga_evaluated_lines;
+
+/* A predictor beside the probe. */
+typedef struct ga_evaluated_rival {
+    const char *key; /* "ridge", "random", "prompt_mean", "against", or an input's name: for programs */
+    char name[GA_EVALUATED_NAME_BYTES];
+    ga_baseline baseline;
+} ga_evaluated_rival;
+
+/* Names a group for people. */
+typedef struct ga_evaluated_group {
+    char prompt_hash[33];
+    char prompt[160]; /* its beginning, where text was logged */
+    uint32_t update;
+} ga_evaluated_group;
+
+typedef struct ga_evaluated {
+    /* the question */
+    const char *probe_path, *data, *against_path; /* against_path NULL: none */
+    double gate;
+    bool audited_only; /* pruned rows are there, so only rows kept by chance are honest */
+    /* the answer */
+    ga_probe_info probe;
+    ga_evaluation figures;
+    ga_within by_input[GA_INPUT_COUNT];            /* of its first number alone; groups 0: none */
+    ga_evaluated_rival rivals[GA_INPUT_COUNT + 4]; /* ridge, single inputs, another probe, … */
+    int32_t rival_count;
+    ga_evaluated_lines by_step, by_target, by_category;
+    ga_evaluated_group worst[GA_WORST_MAX];
+    bool has_ceiling;
+    ga_ceiling ceiling;
+    int32_t learning_count; /* 0: not asked for */
+    ga_learning_point learning[GA_LEARNING_POINTS];
+} ga_evaluated;
+
+/* Is the lower end of the within-group Spearman above the gate? */
+bool ga_evaluated_is_above_gate(const ga_evaluated *e);
+
+/* The whole answer as one JSON document. */
+void ga_evaluated_as_json(const ga_evaluated *e, FILE *out);
+
+/* The same as one HTML page that needs nothing else. */
+void ga_evaluated_as_page(const ga_evaluated *e, FILE *out);
+
+#endif
