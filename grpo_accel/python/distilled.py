@@ -34,7 +34,7 @@ class Template:
     def __init__(self, policy):
         call, taps = policy.prompted_call, policy.taps
         self.module, self.args = call.module, call.args
-        self.kwargs = {name: value for name, value in call.kwargs.items() if name not in taps.ROW_ARGUMENTS}
+        self.kwargs = {name: _ordinary(value) for name, value in call.kwargs.items() if name not in taps.ROW_ARGUMENTS}
         self.taps, self.pipeline, self.rows = taps, policy.pipeline, policy.rows
         self.device, self.state_type = policy.device, call.kwargs[taps.STATE_ARGUMENT].dtype
         self.time_type = call.kwargs["timestep"].dtype
@@ -88,7 +88,7 @@ class Distilled:
         return self.lora is not None and self.trained and not self.dropped
 
     def meet(self, policy) -> None:
-        """Called at every decision: the first one gives the adapter its layers. Raises ValueError for a file that does not fit."""
+        """Called at every decision: the first one gives the adapter its layers, or drops it and says why."""
         self.template = Template(policy)
         self._batch_rows = self._batch_rows or policy.rows
         if self.lora is not None or self.dropped:
@@ -96,14 +96,16 @@ class Distilled:
         module = self.template.module
         if _is_sharded(module):
             self.drop("the model's weights are spread over ranks, where no rank may run it alone")
-        elif self._path:
-            try:
-                self.lora = Lora.load(self._path, module)
-                self.trained = True
-            except (ValueError, OSError) as error:
-                self.drop(str(error))
-        else:
-            self.lora = Lora.fresh(module, policy.taps.LORA_TARGETS, self._rank, SEED)
+            return
+        try:
+            with torch.inference_mode(False):  # what a host in that mode makes can't be trained later
+                self.lora = (
+                    Lora.load(self._path, module) if self._path
+                    else Lora.fresh(module, policy.taps.LORA_TARGETS, self._rank, SEED)
+                )
+            self.trained = self._path is not None
+        except (ValueError, OSError) as error:
+            self.drop(str(error))
 
     def final_latent(self, policy):
         """x0 of every row by one unguided forward with the adapter on; [rows, …] fp32."""
@@ -233,6 +235,14 @@ class Distilled:
         if held:
             self.errors = {"x0_error": self.error(held),
                            "preview_x0_error": sum(pair.preview_error for pair in held) / len(held)}
+
+
+def _ordinary(value):
+    """The value, or a copy that autograd takes where the host made it in inference mode."""
+    if not isinstance(value, torch.Tensor) or not value.is_inference():
+        return value
+    with torch.inference_mode(False):
+        return value.clone()
 
 
 def _is_sharded(module) -> bool:
