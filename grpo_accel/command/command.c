@@ -41,8 +41,14 @@ static const ga_option train_options[] = {
     {"inputs", "NAMES", "learn from these inputs of the record only, as in attention,x0 (default: all)"},
     {"step", "STEPS", "rows after these steps, as in 2,3,4, or all (default: the configuration's)"},
     {"targets", "NAMES", "scorers to predict beside the combined reward, with commas, or all"},
+    {"rows", "N", "the newest updates with at least so many rows; 0: all (default: retrain.window_rows)"},
     {"seed", "N", "of splits, order and initial weights (default: the configuration's)"},
-    {"seconds-max", "S", "stop training after so many seconds (default: no limit)"},
+    {"seconds", "S", "stop training after so many seconds (default: training.seconds_max)"},
+    {"seconds-max", "S", "the older name of --seconds"},
+    {"resume", NULL, "go on from FILE.state, where an interrupted call left one"},
+    {"provider", "NAME", "auto, torch or native (default: probe.provider)"},
+    {"torch", "FOLDER", "the torch/lib folder of a PyTorch to compute with"},
+    {"timeout", "S", "under mpirun: how long a rank waits for the others (default: 60)"},
     COMMON_OPTIONS,
 };
 static const ga_option relabel_options[] = {
@@ -82,15 +88,18 @@ const ga_command ga_commands[] = {
         "warning, info or debug says how much is written.",
         run_options, 0, 0, true, ga_command_run},
 #if defined(GA_HAVE_TRAIN)
-    {"train", "--data FOLDER --out FILE [--config FILE] [--seed N] [--seconds-max S]",
+    {"train", "--data FOLDER --out FILE [--config FILE] [--inputs NAMES] [--step STEPS] [--resume]",
         "train a probe from a record",
         "Reads the newest updates with at least retrain.window_rows rows and holds out the prompts seen "
         "last.\n"
         "Three kinds compete: scalar (one score alone, such as the preview's), ridge, and network (on top "
         "of the\n"
-        "ridge). The one that orders the held-out prompts' rollouts best is written. Ctrl-C ends the "
-        "training with\n"
-        "the best so far. Without --config it learns the record's decision step.",
+        "ridge). The one that orders the held-out prompts' rollouts best is written. probe.network.* and\n"
+        "training.* of the configuration, or --set, shape the network and its training. Without --config "
+        "it\n"
+        "learns the record's first decision step. Ctrl-C ends the training with the best so far and leaves\n"
+        "FILE.state, from which --resume goes on; a second Ctrl-C ends the program. Under mpirun each rank\n"
+        "brings its share of the prompts, and rank 0 writes.",
         train_options, 0, 0, false, ga_command_train},
     {"relabel", "RUN --scorer MODULE:FUNCTION [--prompts N] [--seed N] [--decoder FOLDER]",
         "score a run's final images under other prompts of the run",

@@ -14,7 +14,7 @@
 #include "grpo_accel/base/status.h"
 #include "probe/grouped.h"
 
-#define GA_TARGETS_MAX 16
+#define GA_TARGETS_MAX 8
 
 /* Writes the features [count, values_per_row] of rows `rows`. Called by one thread at a time. */
 typedef ga_status (*ga_dataset_fetch)(
