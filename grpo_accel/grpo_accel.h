@@ -8,9 +8,9 @@
  *       for each update:
  *         for each rollout batch:
  *           ga_batch_begin
- *             ga_batch_observe_attention / _latent / _preview     (at the decision step)
+ *             ga_batch_observe_… / _state                         (at the decision step)
  *             ga_batch_decide                                     (collective)
- *             ga_batch_reward                                     (any thread, kept rows only)
+ *             ga_batch_final, ga_batch_reward                     (any thread, kept rows only)
  *         ga_update_end                                           (collective, closes the update's batches)
  *     ga_session_close
  *
@@ -34,7 +34,7 @@ extern "C" {
 #endif
 
 /* Raised when a struct or a function of this header changes its meaning or layout. */
-#define GA_ABI_VERSION 1
+#define GA_ABI_VERSION 2
 
 /* Grouped by what still works after it. */
 typedef enum ga_status {
@@ -88,6 +88,10 @@ GA_API const char *ga_status_text(ga_status status);
 GA_API const char *ga_version(void);
 GA_API int32_t ga_abi_version(void);
 
+/* Operators of PyTorch that provider torch calls, one line each: "name<tab>signature", as written for. A host
+ * whose PyTorch has other ones should set probe.provider to native. Static storage. Any thread. */
+GA_API const char *ga_torch_schemas(void);
+
 /* ------------------------------------------------------------------------------------------------- session
  */
 
@@ -135,18 +139,33 @@ typedef struct ga_session_info {
     int32_t mode;
     int32_t rank;
     int32_t world_size;
-    int32_t decision_step; /* denoising steps done before the decision */
-    uint32_t inputs; /* bit i: input i of {attention, x0, cfg, hidden, prompt, preview, …} is wanted */
+    int32_t decision_step; /* denoising steps done before the decision; −1: decision.sigma is set, and the
+                              first batch has not begun */
+    uint32_t inputs; /* bit i: input i of {attention, x0, cfg, hidden, prompt, preview, lookahead, distilled}
+                        is wanted */
     uint32_t probe_version;
-    int32_t std_kind;    /* what advantage.std says: 0 auto, 1 global, 2 group */
-    int32_t updates;     /* updates ended in this run so far */
-    int32_t wandb;       /* 1: hand the numbers to the host's wandb run, if there is one */
-    const char *run_dir; /* owned by the session */
+    int32_t std_kind;            /* what advantage.std says: 0 auto, 1 global, 2 group */
+    int32_t updates;             /* updates ended in this run so far */
+    int32_t wandb;               /* 1: hand the numbers to the host's wandb run, if there is one */
+    const char *run_dir;         /* texts here and below are owned by the session */
+    const char *preview_scorers; /* names, comma between them, in the order of the scores; NULL: the host's
+                                    combined one */
+    const char *preview_decoder; /* folder of a tiny decoder; NULL: the host's own */
+    int32_t lookahead_steps;     /* forwards for each row */
+    int32_t lookahead_guided;    /* 1: with the host's guidance */
+    const char *hidden_block;    /* "middle", or the block's name */
+    const char *distilled_lora;  /* file or folder; NULL: trained from the run */
+    int32_t distilled;           /* 1: input distilled is wanted */
+    int32_t distilled_rank;
+    int32_t distilled_every_updates; /* 0: never trained */
+    int32_t distilled_pairs;
+    double distilled_seconds; /* that one training may take */
+    int32_t finals;           /* what ga_batch_final takes: 0 nothing, 1 latents (and states), 2 images */
 } ga_session_info;
 GA_API ga_status ga_session_get_info(const ga_session *session, ga_session_info *info);
 
-/* Newest numbers as one JSON object (prune/…, probe/…, record/…, comm/…); owned by the session until the next
- * call. */
+/* Newest numbers as one JSON object (prune/…, probe/…, seconds/…, cost/…, record/…, comm/…); owned by the
+ * session until the next call. */
 GA_API const char *ga_session_metrics_json(ga_session *session);
 
 /* --------------------------------------------------------------------------------------------------- batch
@@ -167,11 +186,17 @@ typedef struct ga_batch_options {
     int32_t block_count; /* blocks that could be tapped, in order of depth */
     int32_t text_tokens;
     const char *const *block_names; /* [block_count] */
+    int32_t hidden_values;          /* width of the vectors of input hidden; 0: not known */
+    int32_t prompt_values;          /* of input prompt */
+    int32_t scores_per_preview;     /* scores a row of inputs preview, lookahead, distilled; 0: one */
+    int32_t noise_begin_step; /* steps begin … end − 1 add noise; −1, −1 (or an empty range): not known, */
+    int32_t noise_end_step; /* or all do. Where the host draws the range, the whole that it draws from */
 } ga_batch_options;
 
 /*
  * Begins a batch of rollouts of this rank. *batch_out belongs to the session and lives until ga_update_end or
- * ga_batch_abandon. Not collective. The first batch fixes the shapes of the run.
+ * ga_batch_abandon. Not collective. The first batch fixes the shapes of the run and, where decision.sigma is
+ * set, the step of the decision.
  * Errors: ARGUMENT, DATA (shapes changed), FILE (the probe does not fit), MEMORY; then the host goes on
  * alone.
  */
@@ -181,23 +206,56 @@ GA_API ga_status ga_batch_begin(
 /* Blocks to tap: indices into block_names, ascending; owned by the batch. */
 GA_API ga_status ga_batch_blocks(const ga_batch *batch, const int32_t **blocks_out, int32_t *count_out);
 
+/* Denoising steps done before this batch's decision; −1 for NULL. */
+GA_API int32_t ga_batch_decision_step(const ga_batch *batch);
+
 /*
  * Attention of tapped block number `tap` (0 … count-1 of ga_batch_blocks) at the decision step.
  * query, key_image [rows, heads, image tokens, head size], key_text [rows, heads, text tokens, head size]:
  * after normalisation and rotary embedding, conditional rows only, any strides. key_image->data may be NULL
  * for true cross-attention. content [rows, text tokens]: 1 for content tokens, 0 for padding and special
- * ones; NULL: all.
+ * ones; NULL: all. On the CPU, or on the device of probe.provider torch.
  */
 GA_API ga_status ga_batch_observe_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
     const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error);
 
-/* State and guided velocity at the decision step, both [rows, channels, height, width]; x0 = latent −
- * sigma·velocity. */
+/*
+ * Input x0. State and guided velocity at the decision step, both [rows, channels, height, width] on the CPU;
+ * x0 = latent − sigma·velocity.
+ */
 GA_API ga_status ga_batch_observe_latent(
     ga_batch *batch, const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error);
 
-/* What the host's own scorer says of the decoded x0 previews, [rows]; NaN where it said nothing. */
+/* Input cfg. Velocities with and without the prompt, before they are combined; both [rows, channels, height,
+ * width] on the CPU. */
+GA_API ga_status ga_batch_observe_guidance(
+    ga_batch *batch, const ga_tensor *conditional, const ga_tensor *unconditional, ga_error *error);
+
+#define GA_VECTORS_HIDDEN 3
+#define GA_VECTORS_PROMPT 4
+/* Input hidden or prompt. [rows, hidden_values or prompt_values of the options] on the CPU. */
+GA_API ga_status ga_batch_observe_vectors(
+    ga_batch *batch, int32_t input, const ga_tensor *vectors, ga_error *error);
+
+#define GA_SCORES_PREVIEW 5
+#define GA_SCORES_LOOKAHEAD 6
+#define GA_SCORES_DISTILLED 7
+/*
+ * Input preview, lookahead or distilled: what the host's scorers say of the decoded guesses. values
+ * [rows][count], row by row; count is scores_per_preview of the options: with probe.preview.scorers one for
+ * each of them, in their order, else the combined one. NaN where a scorer said nothing.
+ */
+GA_API ga_status ga_batch_observe_scores(
+    ga_batch *batch, int32_t input, int32_t count, const double *values, ga_error *error);
+
+/* As ga_batch_observe_scores of the preview with one score a row. */
 GA_API ga_status ga_batch_observe_preview(ga_batch *batch, const double *scores, ga_error *error);
+
+/*
+ * The state at the decision step, [rows, channels, height, width] on the CPU: logged beside the finals where
+ * those are latents; ignored otherwise.
+ */
+GA_API ga_status ga_batch_state(ga_batch *batch, const ga_tensor *latent, ga_error *error);
 
 typedef struct ga_decision {
     size_t size; /* sizeof(ga_decision), set by the caller */
@@ -224,7 +282,18 @@ GA_API ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_
 GA_API ga_status ga_batch_reward(ga_batch *batch, const char *scorer, const int32_t *rows,
     const double *values, int32_t count, ga_error *error);
 
-/* Seconds that a phase of the host took for this batch: 0 denoise, 1 signal (previews), 2 reward. Any thread.
+/*
+ * How `count` rows ended, as record.finals asks: latents [count, channels, height, width], or images [count,
+ * 3, height, width] of values in 0 … 1, both floating point on the CPU; ignored where it asks for none. They
+ * are logged when the update ends. Any thread, also after the next batch has begun.
+ */
+GA_API ga_status ga_batch_final(
+    ga_batch *batch, const int32_t *rows, int32_t count, const ga_tensor *finals, ga_error *error);
+
+/*
+ * Seconds that a phase of the host took for this batch, added up: 0 denoise, 1 signal (all of 3, 4 and 5), 2
+ * reward, 3 preview, 4 lookahead, 5 distilled (forwards, decoding and scoring of each), 6 features (around
+ * the calls that take them, these included). Any thread.
  */
 GA_API ga_status ga_batch_seconds(ga_batch *batch, int32_t phase, double seconds);
 

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "grpo_accel/config/document.h"
 
@@ -106,6 +107,19 @@ static ga_status check_distilled(const ga_config *config, ga_error *error) {
     return GA_OK;
 }
 
+/* Names of scorers are columns of the record, and are handed to the host as one text with commas. */
+static ga_status check_scorers(const ga_config *config, ga_error *error) {
+    const ga_config_names *scorers = &config->probe.preview.scorers;
+    for (int32_t i = 0; i < scorers->count; i++) {
+        const size_t length = strlen(scorers->names[i]);
+        if (length > 63 || strchr(scorers->names[i], ',') != NULL) {
+            return refuse(config, "probe.preview.scorers", error,
+                "a scorer's name has at most 63 bytes and no comma in it");
+        }
+    }
+    return GA_OK;
+}
+
 /* 1/π of a row that can never be kept does not exist: only a share of chance gives every row a π. */
 static ga_status check_weights(const ga_config *config, ga_error *error) {
     const bool by_chance = config->decision.policy == GA_CONFIG_POLICY_RANDOM || config->decision.audit > 0;
@@ -134,6 +148,7 @@ static ga_status check_learning(const ga_config *config, ga_error *error) {
 ga_status ga_rules_check(const ga_config *config, ga_error *error) {
     GA_TRY(check_later(config, error));
     GA_TRY(check_threshold(config, error));
+    GA_TRY(check_scorers(config, error));
     GA_TRY(check_distilled(config, error));
     GA_TRY(check_weights(config, error));
     return check_learning(config, error);

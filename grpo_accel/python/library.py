@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 INPUTS = ("attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled")
 MODES = ("off", "shadow", "prune", "pass-through")
 LOG_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
@@ -75,6 +75,18 @@ class SessionInfo(ctypes.Structure):
         ("updates", ctypes.c_int32),
         ("wandb", ctypes.c_int32),
         ("run_dir", ctypes.c_char_p),
+        ("preview_scorers", ctypes.c_char_p),
+        ("preview_decoder", ctypes.c_char_p),
+        ("lookahead_steps", ctypes.c_int32),
+        ("lookahead_guided", ctypes.c_int32),
+        ("hidden_block", ctypes.c_char_p),
+        ("distilled_lora", ctypes.c_char_p),
+        ("distilled", ctypes.c_int32),
+        ("distilled_rank", ctypes.c_int32),
+        ("distilled_every_updates", ctypes.c_int32),
+        ("distilled_pairs", ctypes.c_int32),
+        ("distilled_seconds", ctypes.c_double),
+        ("finals", ctypes.c_int32),
     ]
 
 
@@ -94,6 +106,11 @@ class _BatchOptions(ctypes.Structure):
         ("block_count", ctypes.c_int32),
         ("text_tokens", ctypes.c_int32),
         ("block_names", ctypes.POINTER(ctypes.c_char_p)),
+        ("hidden_values", ctypes.c_int32),
+        ("prompt_values", ctypes.c_int32),
+        ("scores_per_preview", ctypes.c_int32),
+        ("noise_begin_step", ctypes.c_int32),
+        ("noise_end_step", ctypes.c_int32),
     ]
 
 
@@ -150,7 +167,13 @@ def _declare(library: ctypes.CDLL) -> None:
         "ga_batch_blocks": (status, [handle, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)), ctypes.POINTER(ctypes.c_int32)]),
         "ga_batch_observe_attention": (status, [handle, ctypes.c_int32, tensor, tensor, tensor, ctypes.c_void_p, error]),
         "ga_batch_observe_latent": (status, [handle, tensor, tensor, ctypes.c_double, error]),
+        "ga_batch_decision_step": (ctypes.c_int32, [handle]),
+        "ga_batch_observe_guidance": (status, [handle, tensor, tensor, error]),
+        "ga_batch_observe_vectors": (status, [handle, ctypes.c_int32, tensor, error]),
+        "ga_batch_observe_scores": (status, [handle, ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(ctypes.c_double), error]),
         "ga_batch_observe_preview": (status, [handle, ctypes.POINTER(ctypes.c_double), error]),
+        "ga_batch_state": (status, [handle, tensor, error]),
+        "ga_batch_final": (status, [handle, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32, tensor, error]),
         "ga_batch_decide": (status, [handle, ctypes.POINTER(_Decision), error]),
         "ga_batch_reward": (status, [handle, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int32),
                                      ctypes.POINTER(ctypes.c_double), ctypes.c_int32, error]),
@@ -198,8 +221,8 @@ def tensor_view(tensor) -> Tensor:
 
 
 def _on_cpu(tensor):
-    """The tensor itself, or its copy on the CPU, where features are computed; None stays None."""
-    return tensor if tensor is None or tensor.device.type == "cpu" else tensor.detach().cpu()
+    """The tensor itself, or its copy on the CPU, where all but attention is computed."""
+    return tensor if tensor.device.type == "cpu" else tensor.detach().cpu()
 
 
 def _text_array(texts):
@@ -213,6 +236,7 @@ class Session:
         self._library = load()
         self._lock = threading.Lock()  # of handles that reward threads use and the main thread ends
         self._handle = ctypes.c_void_p()
+        self.attention_on_cpu = False  # q and k are copied from their device first
         self._log = LOG_FUNCTION(lambda _user, level, line: log(level, line.decode(errors="replace"))) if log else LOG_FUNCTION()
         options = _SessionOptions(
             ctypes.sizeof(_SessionOptions), str(config_path).encode(), _text_array(overrides), len(overrides), self._log, None
@@ -249,11 +273,16 @@ class Session:
         """A batch that this rank rolls out but could not begin: keeps it in step with the others."""
         self._library.ga_batch_missed(self._handle)
 
-    def begin_batch(self, *, rows, steps_total, model, sigmas, prompts, latent_shape, token_shape, block_names, text_tokens):
-        """Begins a batch of `rows` rollouts; latent_shape (channels, height, width), token_shape (height, width)."""
+    def begin_batch(self, *, rows, steps_total, model, sigmas, prompts, latent_shape, token_shape, block_names, text_tokens,
+                    hidden_values=0, prompt_values=0, scores_per_preview=1, noise_window=(-1, -1)):
+        """Begins a batch of `rows` rollouts; latent_shape (channels, height, width), token_shape (height, width).
+
+        noise_window: the steps [begin, end) that add noise, (-1, -1) where that is not known or all do.
+        """
         options = _BatchOptions(
             ctypes.sizeof(_BatchOptions), rows, steps_total, model.encode(), (ctypes.c_double * len(sigmas))(*sigmas),
             _text_array(prompts), *latent_shape, *token_shape, len(block_names), text_tokens, _text_array(block_names),
+            hidden_values, prompt_values, scores_per_preview, *noise_window,
         )
         handle = ctypes.c_void_p()
         self._call("ga_batch_begin", self._handle, ctypes.byref(options), ctypes.byref(handle))
@@ -301,6 +330,7 @@ class Batch:
         self._handle = handle
         self.rows = rows
         self.ended = False  # under the session's lock
+        self.decision_step = session._library.ga_batch_decision_step(handle)
 
     def blocks(self) -> list:
         indices, count = ctypes.POINTER(ctypes.c_int32)(), ctypes.c_int32()
@@ -309,7 +339,17 @@ class Batch:
 
     def observe_attention(self, tap: int, query, key_image, key_text, content) -> None:
         """query, key_image [rows, heads, image tokens, d], key_text [rows, heads, text tokens, d]; content uint8 [rows, text tokens]."""
-        tensors = [_on_cpu(tensor) for tensor in (query, key_image, key_text)]  # they must outlive the call
+        tensors = [query, key_image, key_text]
+        if not self._session.attention_on_cpu:
+            try:
+                return self._observe_attention(tap, tensors, content)
+            except GrpoAccelError as error:
+                if error.status != "missing" or not query.is_cuda:
+                    raise
+                self._session.attention_on_cpu = True  # no provider for the device: copied from here on
+        return self._observe_attention(tap, [tensor if tensor is None else _on_cpu(tensor) for tensor in tensors], content)
+
+    def _observe_attention(self, tap: int, tensors, content) -> None:
         views = [tensor_view(tensor) if tensor is not None else Tensor() for tensor in tensors]
         mask = content.data_ptr() if content is not None else None
         self._session._call("ga_batch_observe_attention", self._handle, tap, *[ctypes.byref(view) for view in views], mask)
@@ -320,10 +360,48 @@ class Batch:
         views = [tensor_view(tensor) for tensor in tensors]
         self._session._call("ga_batch_observe_latent", self._handle, *[ctypes.byref(view) for view in views], sigma)
 
+    def observe_guidance(self, conditional, unconditional) -> None:
+        """Velocities [rows, channels, height, width] with and without the prompt."""
+        self._with_tensors("ga_batch_observe_guidance", conditional, unconditional)
+
+    def observe_vectors(self, name: str, vectors) -> None:
+        """Input "hidden" or "prompt": [rows, values]."""
+        tensor = _on_cpu(vectors)
+        self._session._call("ga_batch_observe_vectors", self._handle, INPUTS.index(name), ctypes.byref(tensor_view(tensor)))
+
+    def observe_scores(self, name: str, scores) -> None:
+        """Input "preview", "lookahead" or "distilled": scores [rows] or [rows, scorers], NaN where there is none."""
+        import numpy as np
+
+        scores = np.ascontiguousarray(scores, dtype=np.float64)
+        if scores.ndim not in (1, 2) or scores.shape[0] != self.rows:
+            raise GrpoAccelError("data", f"the scorers gave {list(scores.shape)} values for {self.rows} previews")
+        count = scores.size // self.rows
+        values = scores.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
+        self._session._call("ga_batch_observe_scores", self._handle, INPUTS.index(name), count, values)
+
     def observe_preview(self, scores) -> None:
-        if len(scores) != self.rows:
-            raise GrpoAccelError("data", f"the scorer gave {len(scores)} values for {self.rows} previews")
-        self._session._call("ga_batch_observe_preview", self._handle, (ctypes.c_double * self.rows)(*scores))
+        """Scores [rows] of the previews."""
+        self.observe_scores("preview", scores)
+
+    def state(self, latent) -> None:
+        """The state at the decision step, [rows, channels, height, width]; kept where finals are latents."""
+        self._with_tensors("ga_batch_state", latent)
+
+    def final(self, rows, finals) -> None:
+        """How `rows` ended: latents [rows, channels, height, width] or images [rows, 3, height, width] in 0 … 1.
+
+        From any thread, ignored once the update has ended.
+        """
+        count = len(rows)
+        tensor, indices = _on_cpu(finals), (ctypes.c_int32 * count)(*rows)
+        with self._session._lock:
+            if not self.ended:
+                self._session._call("ga_batch_final", self._handle, indices, count, ctypes.byref(tensor_view(tensor)))
+
+    def _with_tensors(self, name: str, *tensors) -> None:
+        copies = [_on_cpu(tensor) for tensor in tensors]  # they must outlive the call
+        self._session._call(name, self._handle, *[ctypes.byref(tensor_view(copy)) for copy in copies])
 
     def decide(self) -> Decision:
         raw = _Decision(ctypes.sizeof(_Decision))
@@ -339,7 +417,10 @@ class Batch:
                 self._session._call("ga_batch_reward", self._handle, scorer.encode(), *arrays, count)
 
     def seconds(self, phase: int, seconds: float) -> None:
-        """Seconds of a phase (0 denoise, 1 signal, 2 reward); from any thread, ignored once the update has ended."""
+        """Seconds of a phase (0 denoise, 1 signal, 2 reward, 3 preview, 4 lookahead, 5 distilled, 6 features).
+
+        From any thread, ignored once the update has ended.
+        """
         with self._session._lock:
             if not self.ended:
                 self._session._library.ga_batch_seconds(self._handle, phase, seconds)

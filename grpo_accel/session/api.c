@@ -1,5 +1,6 @@
 /* Every public function: checks its arguments, calls on. What each one does stands in grpo_accel.h. */
 #include "grpo_accel/base/check.h"
+#include "grpo_accel/compute/torch.h"
 #include "grpo_accel/session/batch.h"
 #include "grpo_accel/session/decide.h"
 #include "grpo_accel/session/session.h"
@@ -18,6 +19,10 @@ const char *ga_status_text(ga_status status) {
 
 const char *ga_version(void) {
     return GA_VERSION;
+}
+
+const char *ga_torch_schemas(void) {
+    return ga_compute_torch_schemas();
 }
 
 int32_t ga_abi_version(void) {
@@ -40,6 +45,7 @@ ga_status ga_session_get_info(const ga_session *session, ga_session_info *info) 
     if (session == NULL || info == NULL || info->size != sizeof *info) {
         return GA_ERR_ARGUMENT;
     }
+    const ga_config *config = session->config;
     info->mode = (int32_t)session->mode;
     info->rank = session->rank;
     info->world_size = session->world_size;
@@ -50,6 +56,18 @@ ga_status ga_session_get_info(const ga_session *session, ga_session_info *info) 
     info->updates = ga_int32(session->next_update);
     info->wandb = session->config->metrics.wandb != GA_CONFIG_WANDB_FALSE;
     info->run_dir = session->config->run_dir;
+    info->preview_scorers = config->probe.preview.scorers.count > 0 ? session->preview_scorers : NULL;
+    info->preview_decoder = config->probe.preview.decoder;
+    info->lookahead_steps = (int32_t)config->probe.lookahead.steps;
+    info->lookahead_guided = config->probe.lookahead.guided;
+    info->hidden_block = config->probe.hidden_block;
+    info->distilled_lora = config->probe.distilled.lora;
+    info->distilled = (config->probe.inputs & GA_INPUT_BIT(GA_INPUT_DISTILLED)) != 0;
+    info->distilled_rank = (int32_t)config->probe.distilled.rank;
+    info->distilled_every_updates = (int32_t)config->probe.distilled.every_updates;
+    info->distilled_pairs = (int32_t)config->probe.distilled.pairs;
+    info->distilled_seconds = config->probe.distilled.seconds;
+    info->finals = config->record.enabled ? (int32_t)config->record.finals : 0;
     return GA_OK;
 }
 
@@ -66,6 +84,8 @@ ga_status ga_batch_begin(
     NEEDS(error, options->steps_total > 0 && options->steps_total <= 10000);
     NEEDS(error, options->sigmas != NULL && options->prompts != NULL);
     NEEDS(error, options->block_count >= 0 && (options->block_names != NULL || options->block_count == 0));
+    NEEDS(error, options->hidden_values >= 0 && options->prompt_values >= 0);
+    NEEDS(error, options->scores_per_preview >= 0);
     NEEDS(error, options->latent_channels > 0 && options->latent_height > 0 && options->latent_width > 0);
     return ga_batch_open(session, options, batch_out, error);
 }
@@ -93,10 +113,48 @@ ga_status ga_batch_observe_latent(
     return ga_batch_take_latent(batch, latent, velocity, sigma, error);
 }
 
-ga_status ga_batch_observe_preview(ga_batch *batch, const double *scores, ga_error *error) {
+int32_t ga_batch_decision_step(const ga_batch *batch) {
+    return batch != NULL ? ga_session_decision_step(batch->session) : -1;
+}
+
+ga_status ga_batch_observe_guidance(
+    ga_batch *batch, const ga_tensor *conditional, const ga_tensor *unconditional, ga_error *error) {
     ga_error_clear(error);
-    NEEDS(error, batch != NULL && scores != NULL);
-    return ga_batch_take_preview(batch, scores, error);
+    NEEDS(error, batch != NULL && conditional != NULL && unconditional != NULL);
+    return ga_batch_take_guidance(batch, conditional, unconditional, error);
+}
+
+ga_status ga_batch_observe_vectors(
+    ga_batch *batch, int32_t input, const ga_tensor *vectors, ga_error *error) {
+    ga_error_clear(error);
+    NEEDS(error, batch != NULL && vectors != NULL);
+    NEEDS(error, input == GA_VECTORS_HIDDEN || input == GA_VECTORS_PROMPT);
+    return ga_batch_take_vectors(batch, (ga_input)input, vectors, error);
+}
+
+ga_status ga_batch_observe_scores(
+    ga_batch *batch, int32_t input, int32_t count, const double *values, ga_error *error) {
+    ga_error_clear(error);
+    NEEDS(error, batch != NULL && values != NULL && count > 0);
+    NEEDS(error, input >= GA_SCORES_PREVIEW && input <= GA_SCORES_DISTILLED);
+    return ga_batch_take_scores(batch, (ga_input)input, count, values, error);
+}
+
+ga_status ga_batch_observe_preview(ga_batch *batch, const double *scores, ga_error *error) {
+    return ga_batch_observe_scores(batch, GA_SCORES_PREVIEW, 1, scores, error);
+}
+
+ga_status ga_batch_state(ga_batch *batch, const ga_tensor *latent, ga_error *error) {
+    ga_error_clear(error);
+    NEEDS(error, batch != NULL && latent != NULL);
+    return ga_batch_take_state(batch, latent, error);
+}
+
+ga_status ga_batch_final(
+    ga_batch *batch, const int32_t *rows, int32_t count, const ga_tensor *finals, ga_error *error) {
+    ga_error_clear(error);
+    NEEDS(error, batch != NULL && finals != NULL && count >= 0 && (count == 0 || rows != NULL));
+    return ga_batch_take_final(batch, rows, count, finals, error);
 }
 
 ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *error) {

@@ -9,6 +9,8 @@
 #include "grpo_accel/capture/capture.h"
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/session/decide.h"
+#include "grpo_accel/session/prepare.h"
+#include "grpo_accel/session/provider.h"
 #include "grpo_accel/session/update.h"
 
 /* ---- beginning ---- */
@@ -131,6 +133,8 @@ void ga_batch_free(ga_batch *batch) {
         return;
     }
     ga_session *session = batch->session;
+    ga_ends_free(&batch->finals);
+    ga_ends_free(&batch->states);
     if (batch->arena != NULL && session->spare_arena_count < GA_SESSION_BATCHES_MAX) {
         ga_arena_reset(batch->arena);
         session->spare_arenas[session->spare_arena_count++] = batch->arena;
@@ -146,8 +150,26 @@ static bool wants(const ga_batch *batch, ga_input input) {
     return (batch->session->config->probe.inputs & GA_INPUT_BIT(input)) != 0;
 }
 
+static const char *const input_names[] = {
+    "attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled"};
+_Static_assert(sizeof input_names / sizeof *input_names == GA_INPUT_COUNT, "an input has no name");
+
+static ga_status need(const ga_batch *batch, ga_input input, ga_error *error) {
+    return wants(batch, input) ? GA_OK
+                               : GA_FAIL(error, GA_ERR_ARGUMENT,
+                                     "input %s is not wanted: probe.inputs has none", input_names[input]);
+}
+
+/* Books time that began at `started_seconds`, and an input as complete. */
+static void book(ga_batch *batch, ga_input input, bool complete, double started_seconds) {
+    const double seconds = ga_clock_now(batch->session->clock) - started_seconds;
+    batch->own_seconds += seconds;
+    batch->feature_seconds += seconds;
+    batch->observed |= complete ? GA_INPUT_BIT(input) : 0u;
+}
+
 /* What room capture checked, as room feature takes it. */
-static ga_attention_views views_of(const ga_capture_attention *captured) {
+static ga_attention_views views_of(const ga_capture_attention *captured, uint32_t statistics) {
     return (ga_attention_views){.rows = captured->rows,
         .heads = captured->heads,
         .image_tokens = captured->image_tokens,
@@ -156,7 +178,8 @@ static ga_attention_views views_of(const ga_capture_attention *captured) {
         .query = &captured->query,
         .key_image = captured->has_image_keys ? &captured->key_image : NULL,
         .key_text = &captured->key_text,
-        .content = captured->content};
+        .content = captured->content,
+        .statistics = statistics};
 }
 
 ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
@@ -167,42 +190,57 @@ ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor 
             (int)tap, (int)session->block_count);
     }
     const double started_seconds = ga_clock_now(session->clock);
+    ga_session_meet_device(session, query->device, query->device_index);
     ga_capture_attention captured;
     GA_TRY(ga_capture_attention_take(query, key_image, key_text, content, batch->rows, &captured, error));
-    const ga_attention_views views = views_of(&captured);
+    const ga_attention_views views = views_of(&captured, session->config->probe.statistics);
     GA_TRY(ga_feature_put_attention(&batch->block, tap, &views, session->shapes.token_height,
         session->shapes.token_width, session->compute, batch->arena, error));
     batch->taps_observed++;
-    if (batch->taps_observed == session->block_count) {
-        batch->observed |= GA_INPUT_BIT(GA_INPUT_ATTENTION);
-    }
-    batch->own_seconds += ga_clock_now(session->clock) - started_seconds;
+    book(batch, GA_INPUT_ATTENTION, batch->taps_observed == session->block_count, started_seconds);
     return GA_OK;
 }
 
 ga_status ga_batch_take_latent(
     ga_batch *batch, const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error) {
-    ga_session *session = batch->session;
-    if (!wants(batch, GA_INPUT_X0)) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "the latent is not wanted: probe.inputs has no x0");
-    }
-    const double started_seconds = ga_clock_now(session->clock);
+    GA_TRY(need(batch, GA_INPUT_X0, error));
+    const double started_seconds = ga_clock_now(batch->session->clock);
     ga_capture_latent captured;
     GA_TRY(ga_capture_latent_take(latent, velocity, sigma, batch->rows, &captured, error));
     GA_TRY(ga_feature_put_x0(
         &batch->block, &captured.latent, &captured.velocity, captured.sigma, batch->arena, error));
-    batch->observed |= GA_INPUT_BIT(GA_INPUT_X0);
-    batch->own_seconds += ga_clock_now(session->clock) - started_seconds;
+    book(batch, GA_INPUT_X0, true, started_seconds);
     return GA_OK;
 }
 
-ga_status ga_batch_take_preview(ga_batch *batch, const double *scores, ga_error *error) {
-    if (!wants(batch, GA_INPUT_PREVIEW)) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "a preview is not wanted: probe.inputs has no preview");
-    }
-    GA_TRY(ga_feature_put_scalars(&batch->block, GA_INPUT_PREVIEW, scores, 1, error));
-    batch->observed |= GA_INPUT_BIT(GA_INPUT_PREVIEW);
+ga_status ga_batch_take_guidance(
+    ga_batch *batch, const ga_tensor *conditional, const ga_tensor *unconditional, ga_error *error) {
+    GA_TRY(need(batch, GA_INPUT_CFG, error));
+    const double started_seconds = ga_clock_now(batch->session->clock);
+    GA_TRY(ga_feature_put_guidance(&batch->block, conditional, unconditional, batch->arena, error));
+    book(batch, GA_INPUT_CFG, true, started_seconds);
     return GA_OK;
+}
+
+ga_status ga_batch_take_vectors(ga_batch *batch, ga_input input, const ga_tensor *vectors, ga_error *error) {
+    GA_TRY(need(batch, input, error));
+    const double started_seconds = ga_clock_now(batch->session->clock);
+    GA_TRY(ga_feature_put_vectors(&batch->block, input, vectors, batch->arena, error));
+    book(batch, input, true, started_seconds);
+    return GA_OK;
+}
+
+ga_status ga_batch_take_scores(
+    ga_batch *batch, ga_input input, int32_t count, const double *values, ga_error *error) {
+    GA_TRY(need(batch, input, error));
+    GA_TRY(ga_feature_put_scalars(&batch->block, input, values, count, error));
+    batch->observed |= GA_INPUT_BIT(input);
+    return GA_OK;
+}
+
+double ga_batch_feature_seconds(const ga_batch *batch) {
+    const double host_seconds = batch->seconds[GA_PHASE_FEATURES];
+    return host_seconds > batch->feature_seconds ? host_seconds : batch->feature_seconds;
 }
 
 /* ---- deciding ---- */

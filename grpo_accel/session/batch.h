@@ -5,9 +5,20 @@
 #ifndef GA_SESSION_BATCH_H
 #define GA_SESSION_BATCH_H
 
+#include "grpo_accel/session/finals.h"
 #include "grpo_accel/session/session.h"
 
-enum { GA_PHASE_DENOISE = 0, GA_PHASE_SIGNAL = 1, GA_PHASE_REWARD = 2, GA_PHASE_COUNT = 3 };
+/* As ga_batch_seconds numbers them. */
+enum {
+    GA_PHASE_DENOISE = 0,
+    GA_PHASE_SIGNAL = 1,
+    GA_PHASE_REWARD = 2,
+    GA_PHASE_PREVIEW = 3,
+    GA_PHASE_LOOKAHEAD = 4,
+    GA_PHASE_DISTILLED = 5,
+    GA_PHASE_FEATURES = 6,
+    GA_PHASE_COUNT = 7
+};
 
 struct ga_batch {
     ga_session *session;
@@ -32,8 +43,10 @@ struct ga_batch {
     uint32_t probe_version;
     double *combined;                       /* [rows] reward under "avg", NaN until known */
     double *reward[GA_SESSION_SCORERS_MAX]; /* [rows] each, NULL until the scorer reports */
+    ga_ends finals, states;                 /* not in the arena: other threads bring them */
     double seconds[GA_PHASE_COUNT];
     double own_seconds;
+    double feature_seconds; /* of own_seconds: taking features */
 };
 
 /* See grpo_accel.h for each. */
@@ -43,10 +56,17 @@ ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor 
     const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error);
 ga_status ga_batch_take_latent(
     ga_batch *batch, const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error);
-ga_status ga_batch_take_preview(ga_batch *batch, const double *scores, ga_error *error);
+ga_status ga_batch_take_guidance(
+    ga_batch *batch, const ga_tensor *conditional, const ga_tensor *unconditional, ga_error *error);
+ga_status ga_batch_take_vectors(ga_batch *batch, ga_input input, const ga_tensor *vectors, ga_error *error);
+ga_status ga_batch_take_scores(
+    ga_batch *batch, ga_input input, int32_t count, const double *values, ga_error *error);
 void ga_batch_choose(ga_batch *batch);
 ga_status ga_batch_take_reward(ga_batch *batch, const char *scorer, const int32_t *rows, const double *values,
     int32_t count, ga_error *error);
+
+/* Seconds that features took: what the host measured around our calls, or what we measured inside them. */
+double ga_batch_feature_seconds(const ga_batch *batch);
 
 /* A batch that this rank can't begin: counted, so that numbers and collectives stay in step with the others.
  */

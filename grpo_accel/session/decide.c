@@ -7,6 +7,7 @@
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/select/compact.h"
 #include "grpo_accel/select/plan.h"
+#include "grpo_accel/session/provider.h"
 
 /* Bits of an exchange's header. */
 enum {
@@ -68,6 +69,7 @@ static ga_status score(ga_batch *batch, ga_error *error) {
             "not every signal of batch %llu was observed (see the warning before)",
             (unsigned long long)batch->number);
     }
+    ga_session_meet_device(session, (int32_t)GA_DEVICE_CPU, 0); /* where no tensor came from another one */
     if (session->probe == NULL) {
         return GA_OK;
     }

@@ -7,7 +7,25 @@
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/base/log.h"
 
-static ga_record_layout layout_of(const ga_session *session) {
+/* Latents have the run's shape; images the first one's, if one came in time. */
+static void describe_finals(ga_session *session, ga_record_layout *layout) {
+    const ga_shapes *shapes = &session->shapes;
+    if (session->config->record.finals == GA_CONFIG_FINALS_LATENT) {
+        session->final_shape[0] = shapes->latent_channels;
+        session->final_shape[1] = shapes->latent_height;
+        session->final_shape[2] = shapes->latent_width;
+        layout->final_kind = GA_RECORD_FINAL_LATENT;
+    } else if (session->config->record.finals == GA_CONFIG_FINALS_IMAGE) {
+        layout->final_kind = session->final_shape[0] > 0 ? GA_RECORD_FINAL_IMAGE : GA_RECORD_FINAL_NONE;
+        if (layout->final_kind == GA_RECORD_FINAL_NONE) {
+            ga_log_once(&session->warned[GA_WARNING_FINALS], GA_LOG_WARNING,
+                "no final image came in the first update: this run stores none (record.finals)");
+        }
+    }
+    memcpy(layout->final_shape, session->final_shape, sizeof layout->final_shape);
+}
+
+static ga_record_layout layout_of(ga_session *session) {
     ga_record_layout layout;
     memset(&layout, 0, sizeof layout);
     (void)snprintf(layout.run_id, sizeof layout.run_id, "%016llx", (unsigned long long)session->fingerprint);
@@ -23,7 +41,7 @@ static ga_record_layout layout_of(const ga_session *session) {
         (void)snprintf(layout.scorers[i], sizeof layout.scorers[i], "%s", session->scorers[i].text);
     }
     layout.features = session->schema;
-    layout.final_kind = GA_RECORD_FINAL_NONE;
+    describe_finals(session, &layout);
     layout.prompt_text = session->config->record.prompts == GA_CONFIG_PROMPTS_TEXT;
     return layout;
 }
@@ -47,6 +65,7 @@ static bool open_record(ga_session *session) {
         warn(session, "nothing is logged", &why);
         return false;
     }
+    session->final_bytes = ga_record_final_values(&options.layout) * ga_record_final_bytes(&options.layout);
     return true;
 }
 
@@ -74,6 +93,10 @@ static void fill_row(const ga_batch *batch, int32_t i, double advantage, float *
                            ? &batch->block.values[(size_t)i * ga_size(session->schema.values_per_row)]
                            : NULL;
     out->prompt = batch->prompts[i];
+    if (kept) {
+        out->final = ga_ends_row(&batch->finals, i, session->final_bytes);
+        out->state = ga_ends_row(&batch->states, i, session->final_bytes);
+    }
 }
 
 static void write_batch(const ga_batch *batch, const double *advantages) {
@@ -98,7 +121,11 @@ static void write_batch(const ga_batch *batch, const double *advantages) {
         .seconds_denoise = batch->seconds[GA_PHASE_DENOISE],
         .seconds_signal = batch->seconds[GA_PHASE_SIGNAL],
         .seconds_reward = batch->seconds[GA_PHASE_REWARD],
-        .seconds_own = batch->own_seconds};
+        .seconds_own = batch->own_seconds,
+        .seconds_preview = batch->seconds[GA_PHASE_PREVIEW],
+        .seconds_lookahead = batch->seconds[GA_PHASE_LOOKAHEAD],
+        .seconds_distilled = batch->seconds[GA_PHASE_DISTILLED],
+        .seconds_features = ga_batch_feature_seconds(batch)};
     if (ga_record_append(session->record, rows, batch->rows, &why) != GA_OK ||
         ga_record_append_batch(session->record, &figures, &why) != GA_OK ||
         ga_record_status(session->record, &why) != GA_OK) {

@@ -79,11 +79,31 @@ static void add_probe(text *json, const ga_metrics *m) {
     add_number(json, "probe/residual_variance", m->residual_variance);
 }
 
-static void add_costs(text *json, const ga_metrics *m) {
+/* Keys that never have a value in a run are left out: signals that are not wanted cost nothing. */
+static void add_known(text *json, const char *key, double value) {
+    if (isfinite(value)) {
+        add_number(json, key, value);
+    }
+}
+
+static void add_costs(text *json, const ga_costs *costs) {
+    static const char *const keys[GA_COST_COUNT] = {"cost/preview_row_steps", "cost/lookahead_row_steps",
+        "cost/distilled_row_steps", "cost/features_row_steps", "cost/reward_row_steps"};
+    add_known(json, "cost/row_step_seconds", ga_costs_row_step_seconds(costs));
+    for (int i = 0; i < GA_COST_COUNT; i++) {
+        add_known(json, keys[i], ga_costs_row_steps(costs, (ga_cost)i));
+    }
+}
+
+static void add_seconds(text *json, const ga_metrics *m) {
     add_number(json, "seconds/denoise", m->seconds_denoise);
     add_number(json, "seconds/signal", m->seconds_signal);
     add_number(json, "seconds/reward", m->seconds_reward);
     add_number(json, "seconds/own", m->seconds_own);
+    add_number(json, "seconds/preview", m->seconds_preview);
+    add_number(json, "seconds/lookahead", m->seconds_lookahead);
+    add_number(json, "seconds/distilled", m->seconds_distilled);
+    add_number(json, "seconds/features", m->seconds_features);
     add_number(json, "comm/wait_seconds", m->wait_seconds);
     add_count(json, "comm/late_batches", m->late_batches);
     add_count(json, "record/rows", m->record_rows);
@@ -99,15 +119,17 @@ void ga_metrics_reset(ga_metrics *m) {
     m->reward_kept_mean = m->imputed_share = 0.0;
     m->within_known = false;
     m->seconds_denoise = m->seconds_signal = m->seconds_reward = m->seconds_own = 0.0;
+    m->seconds_preview = m->seconds_lookahead = m->seconds_distilled = m->seconds_features = 0.0;
     m->wait_seconds = 0.0;
 }
 
-void ga_metrics_publish(ga_metrics *metrics) {
+void ga_metrics_publish(ga_metrics *metrics, const ga_costs *costs) {
     text json = {metrics->json, 0, sizeof metrics->json};
     add(&json, "{\"prune/update\": %u, \"prune/mode\": \"%s\"", (unsigned)metrics->update, metrics->mode);
     add_pruning(&json, metrics);
     add_probe(&json, metrics);
-    add_costs(&json, metrics);
+    add_seconds(&json, metrics);
+    add_costs(&json, costs);
     metrics->json[json.used_bytes] = '}';
     metrics->json[json.used_bytes + 1] = '\0';
     if (metrics->file != NULL) {

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "grpo_accel/base/correlation.h"
+#include "grpo_accel/session/costs.h"
 
 typedef struct ga_metrics {
     FILE *file; /* rank 0 with metrics.jsonl on, else NULL */
@@ -24,6 +25,8 @@ typedef struct ga_metrics {
     bool within_known;
     double tau2, residual_variance;
     double seconds_denoise, seconds_signal, seconds_reward, seconds_own; /* this rank, this update */
+    double seconds_preview, seconds_lookahead, seconds_distilled;        /* parts of seconds_signal */
+    double seconds_features;
     double wait_seconds; /* in collectives, part of seconds_own */
     int64_t record_rows, record_segments, record_bytes, record_dropped; /* this rank, this run */
 } ga_metrics;
@@ -35,7 +38,7 @@ void ga_metrics_close(ga_metrics *metrics);
 /* Forgets what belongs to one update; totals of the run, the probe's newest figure and the file stay. */
 void ga_metrics_reset(ga_metrics *metrics);
 
-/* Renders the numbers to `json` and appends the line. */
-void ga_metrics_publish(ga_metrics *metrics);
+/* Renders the numbers and the costs to `json` and appends the line. */
+void ga_metrics_publish(ga_metrics *metrics, const ga_costs *costs);
 
 #endif

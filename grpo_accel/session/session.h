@@ -22,6 +22,7 @@
 #include "grpo_accel/config/config.h"
 #include "grpo_accel/estimate/offsets.h"
 #include "grpo_accel/record/writer.h"
+#include "grpo_accel/session/costs.h"
 #include "grpo_accel/session/metrics.h"
 #include "grpo_accel/session/retrain.h"
 #include "probe/probe.h"
@@ -30,7 +31,8 @@ enum {
     GA_SESSION_BATCHES_MAX = 1024,    /* open batches of one update */
     GA_SESSION_SCORERS_MAX = 16,      /* scorers of a host, "avg" not counted */
     GA_SESSION_LATE_IN_A_ROW_MAX = 3, /* updates with a late peer, then the session passes through */
-    GA_SESSION_OFFSETS_HALF_LIFE_UPDATES = 16
+    GA_SESSION_OFFSETS_HALF_LIFE_UPDATES = 16,
+    GA_SESSION_COSTS_HALF_LIFE_UPDATES = 8
 };
 
 /* Kinds of warnings; a session gives each once. */
@@ -42,6 +44,9 @@ typedef enum ga_warning {
     GA_WARNING_HOST,
     GA_WARNING_RECORD,
     GA_WARNING_TRAINING,
+    GA_WARNING_NOISE,
+    GA_WARNING_PROVIDER,
+    GA_WARNING_FINALS,
     GA_WARNING_COUNT
 } ga_warning;
 
@@ -53,7 +58,9 @@ typedef struct ga_shapes {
     int32_t latent_channels, latent_height, latent_width;
     int32_t token_height, token_width;
     int32_t block_count, text_tokens;
-    double sigma; /* at the decision step */
+    int32_t hidden_values, prompt_values, scores_per_preview;
+    int32_t decision_step; /* denoising steps done before the decision */
+    double sigma;          /* there */
 } ga_shapes;
 
 typedef struct ga_scorer_name {
@@ -62,8 +69,10 @@ typedef struct ga_scorer_name {
 
 struct ga_session {
     ga_config *config;
+    char preview_scorers[GA_CONFIG_NAMES_MAX * 64]; /* probe.preview.scorers with commas between them */
     const ga_clock *clock;
-    const ga_compute *compute;
+    const ga_compute *compute; /* of the probe and its training */
+    bool provider_chosen;      /* no other will be looked for */
     ga_world *world;
     int32_t rank, world_size;
     ga_mode mode;         /* what is in force now; pass-through is for good */
@@ -97,21 +106,18 @@ struct ga_session {
 
     ga_scorer_name scorers[GA_SESSION_SCORERS_MAX];
     int32_t scorer_count;
-    pthread_mutex_t lock; /* rewards, seconds and scorer names of open batches */
+    int32_t final_shape[3]; /* of a final as it is logged; zeros: not known yet */
+    size_t final_bytes;     /* of a final in the record; 0: it has none */
+    pthread_mutex_t lock;   /* rewards, finals, seconds and scorer names of open batches */
 
     atomic_flag warned[GA_WARNING_COUNT];
     ga_metrics metrics;
+    ga_costs costs;
 };
 
 /* Opens and closes; see ga_session_open and ga_session_close in grpo_accel.h. Collective. */
 ga_status ga_session_create(const ga_session_options *options, ga_session **session_out, ga_error *error);
 void ga_session_destroy(ga_session **session, bool in_step);
-
-/*
- * Fixes the shapes of the run at its first batch, and checks them at every later one. Not collective.
- * GA_ERR_DATA where a later batch has other shapes.
- */
-ga_status ga_session_prepare(ga_session *session, const ga_batch_options *options, ga_error *error);
 
 /* From now on nothing is observed or pruned; says why, once. */
 void ga_session_pass_through(ga_session *session, const ga_error *error);
@@ -122,11 +128,14 @@ int32_t ga_session_keep_count(const ga_session *session, int32_t rows);
 /* By what the host divides, as far as is known: the configuration, else what the last update said. */
 ga_std_kind ga_session_std(const ga_session *session);
 
+/* Denoising steps done before the decision; −1: decision.sigma is set and no batch has begun. */
+int32_t ga_session_decision_step(const ga_session *session);
+
+/* From now on there is no probe. */
+void ga_session_drop_probe(ga_session *session);
+
 /* Was the probe made for this model, decision step and layout of features? GA_ERR_FILE with both sides named.
  */
 ga_status ga_session_probe_fits(const ga_session *session, const ga_probe *probe, ga_error *error);
-
-/* Denoising steps done before the decision. */
-int32_t ga_session_decision_step(const ga_session *session);
 
 #endif

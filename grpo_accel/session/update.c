@@ -236,6 +236,28 @@ static void measure_seconds(ga_session *session) {
         m->seconds_signal += batch->seconds[GA_PHASE_SIGNAL];
         m->seconds_reward += batch->seconds[GA_PHASE_REWARD];
         m->seconds_own += batch->own_seconds;
+        m->seconds_preview += batch->seconds[GA_PHASE_PREVIEW];
+        m->seconds_lookahead += batch->seconds[GA_PHASE_LOOKAHEAD];
+        m->seconds_distilled += batch->seconds[GA_PHASE_DISTILLED];
+        m->seconds_features += ga_batch_feature_seconds(batch);
+    }
+}
+
+static void measure_costs(ga_session *session) {
+    ga_costs *costs = &session->costs;
+    ga_costs_age(costs);
+    for (int32_t i = 0; i < session->batch_count; i++) {
+        const ga_batch *batch = session->batches[i];
+        const int32_t stopped_steps = ga_session_decision_step(session) + 1;
+        const int32_t stopped = batch->rows - batch->kept_count;
+        const double rows = batch->rows;
+        ga_costs_add_denoising(costs, batch->seconds[GA_PHASE_DENOISE],
+            (double)batch->kept_count * session->shapes.steps_total + (double)stopped * stopped_steps);
+        ga_costs_add(costs, GA_COST_PREVIEW, batch->seconds[GA_PHASE_PREVIEW], rows);
+        ga_costs_add(costs, GA_COST_LOOKAHEAD, batch->seconds[GA_PHASE_LOOKAHEAD], rows);
+        ga_costs_add(costs, GA_COST_DISTILLED, batch->seconds[GA_PHASE_DISTILLED], rows);
+        ga_costs_add(costs, GA_COST_FEATURES, ga_batch_feature_seconds(batch), rows);
+        ga_costs_add(costs, GA_COST_REWARD, batch->seconds[GA_PHASE_REWARD], batch->kept_count);
     }
 }
 
@@ -252,9 +274,10 @@ static void publish_metrics(update *u, double own_seconds) {
         measure_within(u);
     }
     measure_seconds(session);
+    measure_costs(session);
     m->seconds_own += own_seconds;
     ga_logbook_count(session);
-    ga_metrics_publish(m);
+    ga_metrics_publish(m, &session->costs);
     ga_metrics_reset(m);
 }
 

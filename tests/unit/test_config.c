@@ -509,6 +509,7 @@ static void values_must_agree(void **state) {
         ":1:22: advantage.weights: inverse needs a chance for every row");
     must_refuse_with("probe: {inputs: [distilled], distilled: {every_updates: 0}}\n",
         "probe.distilled.every_updates: input distilled needs a copy");
+    must_refuse_with("probe: {preview: {scorers: [\"a,b\"]}}\n", "and no comma in it");
     must_refuse_with("mode: prune\nrecord: {enabled: false}\n", ":2:19: record.enabled: mode prune without");
     must_refuse_with(
         "mode: prune\nretrain: {every_updates: 0}\n", ":2:26: retrain.every_updates: mode prune");
