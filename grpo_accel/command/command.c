@@ -62,6 +62,7 @@ static const ga_option evaluate_options[] = {
     {"probe", "FILE", "probe to judge (safetensors)"},
     {"data", "FOLDER", "run or record folder"},
     {"report", "FOLDER", "write index.html (figures and tables) and metrics.json here"},
+    {"predictions", "FILE", "write a CSV line for each judged row: row_id, prediction, variance, reward, ..."},
     {"against", "FILE", "compare with this probe on the same rows, pair by pair"},
     {"step", "N", "judge at this decision step (default: the probe's first)"},
     {"categories", "FILE", "CSV lines 'prompt or its hash,category': figures by category"},

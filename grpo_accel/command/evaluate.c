@@ -21,7 +21,8 @@
 
 /* What the call asks for, and what it is answered from. */
 typedef struct evaluating {
-    const char *report; /* NULL: no files */
+    const char *report;      /* NULL: no files */
+    const char *predictions; /* NULL: no file */
     const char *categories_path;
     bool curve;
     int64_t step; /* 0: all of the probe's */
@@ -43,6 +44,7 @@ static ga_status read_call(const ga_call *call, evaluating *e, ga_error *error) 
     found->data = ga_arguments_value(&call->arguments, "data");
     found->against_path = ga_arguments_value(&call->arguments, "against");
     e->report = ga_arguments_value(&call->arguments, "report");
+    e->predictions = ga_arguments_value(&call->arguments, "predictions");
     e->categories_path = ga_arguments_value(&call->arguments, "categories");
     e->curve = ga_arguments_has(&call->arguments, "curve");
     if (found->probe_path == NULL) {
@@ -482,6 +484,9 @@ static ga_status write_file(const evaluating *e, const char *name,
 }
 
 static ga_status write_report(const evaluating *e, ga_error *error) {
+    if (e->predictions != NULL) {
+        GA_TRY(ga_evaluated_write_rows(e->predictions, &e->judged, e->lessons, error));
+    }
     if (e->report == NULL) {
         return GA_OK;
     }

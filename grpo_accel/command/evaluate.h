@@ -5,6 +5,7 @@
 #include "grpo_accel/command/json.h"
 #include "grpo_accel/session/lessons.h"
 #include "probe/train/evaluate.h"
+#include "probe/train/judged.h"
 #include "probe/train/learning.h"
 
 #define GA_EVALUATED_LINES_MAX 64
@@ -63,5 +64,9 @@ void ga_evaluated_as_json(const ga_evaluated *e, FILE *out);
 
 /* The same as one HTML page that needs nothing else. */
 void ga_evaluated_as_page(const ga_evaluated *e, FILE *out);
+
+/* A CSV file with a line for each row that was judged, group after group. GA_ERR_IO. */
+ga_status ga_evaluated_write_rows(
+    const char *path, const ga_judged *judged, const ga_lessons *lessons, ga_error *error);
 
 #endif
