@@ -20,6 +20,22 @@
 typedef ga_status (*ga_dataset_fetch)(
     void *user, const int64_t *rows, int64_t count, ga_half *values_out, ga_error *error);
 
+/*
+ * More labels than rows: rewards that pictures got under other prompts. Label k of row i is number
+ * begin[i] + k < begin[i] + count[i]; rows of one rollout (its steps) share theirs. For such a label the
+ * row's picture counts (x0, hidden), the prompt is the label's own, and whatever belongs to the row's own
+ * prompt (attention, cfg, scores of previews) is unknown.
+ */
+typedef struct ga_more_labels {
+    const int64_t *begin;   /* [rows] */
+    const int32_t *count;   /* [rows] */
+    const float *reward;    /* [labels] target 0; the other targets have no label */
+    const uint64_t *prompt; /* [labels] key of the other prompt, as ga_dataset.prompt */
+    const int32_t *vector;  /* [labels] which of `vectors` */
+    const ga_half *vectors; /* [vector_count, values of the input `prompt`] */
+    int32_t vector_count;
+} ga_more_labels;
+
 /* A view of columns, row i everywhere the same rollout. */
 typedef struct ga_dataset {
     const ga_feature_schema *schema;
@@ -42,6 +58,7 @@ typedef struct ga_dataset {
     const float *sigma;              /* [rows] noise level at the decision */
     const int32_t *step;             /* [rows] decision step; NULL: one for all */
     const int32_t *category;         /* [rows] of the prompt; NULL: none */
+    const ga_more_labels *more;      /* NULL: none */
     /* Which process brings a row, where several train together: all hold the same small columns, so that all
      * split alike, and each fetches its own rows' features only. NULL: this one brings all. */
     const uint8_t *mine; /* [rows] 1: this process */
