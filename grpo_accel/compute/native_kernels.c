@@ -13,78 +13,117 @@ static void inside_range(
     *end = limit < outputs ? limit : outputs;
 }
 
-/* One kernel tap of one channel of one row: a plane [height, width] → out_height · out_width columns. */
-static void gather_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x, const float *restrict plane,
-    float *restrict target) {
-    const int32_t out_height = ga_shape_conv_out_height(conv);
-    const int32_t out_width = ga_shape_conv_out_width(conv);
-    const int32_t stride = conv->stride;
-    int32_t begin, end;
-    inside_range(offset_x, stride, conv->width, out_width, &begin, &end);
-    for (int32_t y = 0; y < out_height; y++, target += out_width) {
-        const int32_t source_y = y * stride + offset_y;
-        if (source_y < 0 || source_y >= conv->height) {
+/* One kernel tap of a convolution: by how much it looks aside, and the outputs of a line that it reaches. */
+typedef struct kernel_tap {
+    int32_t height, width, stride; /* of the input */
+    int32_t out_height, out_width;
+    int32_t y, x;       /* offset of the input from the output's position */
+    int32_t begin, end; /* outputs of a line whose input lies inside */
+} kernel_tap;
+
+static kernel_tap tap_of(const ga_conv *conv, int32_t number) {
+    const int32_t padding = conv->kernel / 2;
+    kernel_tap tap = {.height = conv->height,
+        .width = conv->width,
+        .stride = conv->stride,
+        .out_height = ga_shape_conv_out_height(conv),
+        .out_width = ga_shape_conv_out_width(conv),
+        .y = number / conv->kernel - padding,
+        .x = number % conv->kernel - padding};
+    inside_range(tap.x, tap.stride, tap.width, tap.out_width, &tap.begin, &tap.end);
+    return tap;
+}
+
+/* Stride 1: the plane as a whole, moved aside; then the column that came around the edge is cleared. */
+static void gather_moved(const kernel_tap *tap, const float *restrict plane, float *restrict target) {
+    const ptrdiff_t count = (ptrdiff_t)tap->height * tap->width;
+    const ptrdiff_t move = (ptrdiff_t)tap->y * tap->width + tap->x;
+    const ptrdiff_t first = move < 0 ? -move : 0, end = move > 0 ? count - move : count;
+    if (end <= first) {
+        memset(target, 0, (size_t)count * sizeof *target);
+        return;
+    }
+    memset(target, 0, (size_t)first * sizeof *target);
+    memcpy(target + first, plane + first + move, (size_t)(end - first) * sizeof *target);
+    memset(target + end, 0, (size_t)(count - end) * sizeof *target);
+    for (int32_t y = 0; y < tap->height && tap->x != 0; y++) {
+        target[(ptrdiff_t)y * tap->width + (tap->x < 0 ? 0 : tap->width - 1)] = 0.0f;
+    }
+}
+
+/* A plane [height, width] → out_height · out_width columns. */
+static void gather_tap(const kernel_tap *tap, const float *restrict plane, float *restrict target) {
+    const int32_t out_width = tap->out_width;
+    for (int32_t y = 0; y < tap->out_height; y++, target += out_width) {
+        const int32_t source_y = y * tap->stride + tap->y;
+        if (source_y < 0 || source_y >= tap->height) {
             memset(target, 0, (size_t)out_width * sizeof *target);
             continue;
         }
-        const float *line = plane + (ptrdiff_t)source_y * conv->width;
-        for (int32_t x = 0; x < begin; x++) {
+        const float *line = plane + (ptrdiff_t)source_y * tap->width + tap->x;
+        for (int32_t x = 0; x < tap->begin; x++) {
             target[x] = 0.0f;
         }
-        for (int32_t x = begin; x < end; x++) {
-            target[x] = line[x * stride + offset_x];
+        for (int32_t x = tap->begin; x < tap->end; x++) {
+            target[x] = line[(ptrdiff_t)x * tap->stride];
         }
-        for (int32_t x = end; x < out_width; x++) {
+        for (int32_t x = tap->end; x < out_width; x++) {
             target[x] = 0.0f;
         }
     }
 }
 
-static void scatter_tap(const ga_conv *conv, int32_t offset_y, int32_t offset_x, const float *restrict source,
-    float *restrict plane) {
-    const int32_t out_height = ga_shape_conv_out_height(conv);
-    const int32_t out_width = ga_shape_conv_out_width(conv);
-    const int32_t stride = conv->stride;
-    int32_t begin, end;
-    inside_range(offset_x, stride, conv->width, out_width, &begin, &end);
-    for (int32_t y = 0; y < out_height; y++, source += out_width) {
-        const int32_t target_y = y * stride + offset_y;
-        if (target_y < 0 || target_y >= conv->height) {
+static void add_line(int32_t begin, int32_t end, const float *restrict source, float *restrict line) {
+    for (int32_t x = begin; x < end; x++) {
+        line[x] += source[x];
+    }
+}
+
+static void scatter_tap(const kernel_tap *tap, const float *restrict source, float *restrict plane) {
+    for (int32_t y = 0; y < tap->out_height; y++, source += tap->out_width) {
+        const int32_t target_y = y * tap->stride + tap->y;
+        if (target_y < 0 || target_y >= tap->height) {
             continue;
         }
-        float *line = plane + (ptrdiff_t)target_y * conv->width;
-        for (int32_t x = begin; x < end; x++) {
-            line[x * stride + offset_x] += source[x];
+        float *line = plane + (ptrdiff_t)target_y * tap->width + tap->x;
+        if (tap->stride == 1) {
+            add_line(tap->begin, tap->end, source, line);
+            continue;
+        }
+        for (int32_t x = tap->begin; x < tap->end; x++) {
+            line[(ptrdiff_t)x * tap->stride] += source[x];
         }
     }
 }
 
 void ga_kernel_im2col(const ga_conv *conv, const float *restrict input, float *restrict columns) {
-    const int32_t padding = conv->kernel / 2;
     const size_t plane = (size_t)conv->height * (size_t)conv->width;
     const size_t outputs = (size_t)ga_shape_conv_out_height(conv) * (size_t)ga_shape_conv_out_width(conv);
     for (int32_t channel = 0; channel < conv->in_channels; channel++) {
-        for (int32_t tap = 0; tap < conv->kernel * conv->kernel; tap++) {
+        for (int32_t number = 0; number < conv->kernel * conv->kernel; number++) {
+            const kernel_tap tap = tap_of(conv, number);
             for (int32_t row = 0; row < conv->rows; row++, columns += outputs) {
                 const size_t source = ((size_t)row * (size_t)conv->in_channels + (size_t)channel) * plane;
-                gather_tap(conv, tap / conv->kernel - padding, tap % conv->kernel - padding, input + source,
-                    columns);
+                if (conv->stride == 1) {
+                    gather_moved(&tap, input + source, columns);
+                } else {
+                    gather_tap(&tap, input + source, columns);
+                }
             }
         }
     }
 }
 
 void ga_kernel_col2im(const ga_conv *conv, const float *restrict columns, float *restrict input) {
-    const int32_t padding = conv->kernel / 2;
     const size_t plane = (size_t)conv->height * (size_t)conv->width;
     const size_t outputs = (size_t)ga_shape_conv_out_height(conv) * (size_t)ga_shape_conv_out_width(conv);
     memset(input, 0, (size_t)conv->rows * (size_t)conv->in_channels * plane * sizeof *input);
     for (int32_t channel = 0; channel < conv->in_channels; channel++) {
-        for (int32_t tap = 0; tap < conv->kernel * conv->kernel; tap++) {
+        for (int32_t number = 0; number < conv->kernel * conv->kernel; number++) {
+            const kernel_tap tap = tap_of(conv, number);
             for (int32_t row = 0; row < conv->rows; row++, columns += outputs) {
                 const size_t target = ((size_t)row * (size_t)conv->in_channels + (size_t)channel) * plane;
-                scatter_tap(conv, tap / conv->kernel - padding, tap % conv->kernel - padding, columns,
-                    input + target);
+                scatter_tap(&tap, columns, input + target);
             }
         }
     }
@@ -234,8 +273,41 @@ void ga_kernel_group_norm_backward(const ga_group_norm *norm, const float *restr
     }
 }
 
-static float sigmoid(float value) {
-    return 1.0f / (1.0f + expf(-value));
+static inline float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/*
+ * 1 / (1 + e^−x), relative error below 3e-7; NaN stays NaN. e^y as 2^n · e^r: n by adding 1.5 · 2²³, which
+ * rounds to a whole number, e^r by its Taylor series, |r| ≤ ln(2)/2. No calls and no jumps, so that loops
+ * over it become vector code, which expf keeps them from.
+ */
+static inline float sigmoid(float x) {
+    const float rounder = 12582912.0f;
+    const uint32_t highest = 0x42ae0000u, infinite = 0x7f800000u; /* 87: beyond it e^y leaves fp32 */
+    const uint32_t size = bits_of(x) & 0x7fffffffu, sign = ~bits_of(x) & 0x80000000u; /* of −x */
+    const uint32_t beyond = 0u - (uint32_t)((size > highest) & (size <= infinite));
+    const float y = float_of((size & ~beyond) | (highest & beyond) | sign);
+    const float shifted = y * 1.44269504f + rounder;
+    const float n = shifted - rounder;
+    const float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
+    float series = 1.0f / 720.0f;
+    series = series * r + 1.0f / 120.0f;
+    series = series * r + 1.0f / 24.0f;
+    series = series * r + 1.0f / 6.0f;
+    series = series * r + 0.5f;
+    series = series * r + 1.0f;
+    series = series * r + 1.0f;
+    const float power = float_of((bits_of(shifted) - 0x4b400000u + 127u) << 23);
+    return 1.0f / (1.0f + series * power);
 }
 
 void ga_kernel_silu_forward(int64_t count, const float *input, float *output) {
