@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.abc
-import importlib.util
 import inspect
 import json
 import os
 import sys
 from pathlib import Path
 
-from . import previews, rewards, taps_sd3
-from .library import INPUTS, MODES, Session
-from .proxy import PipelineProxy, Rollout
+import numpy as np
+
+from . import previews, rewards, schemas, seams, taps_sd3
+from .distilled import Distilled
+from .library import INPUTS, MODES, Session, load
+from .proxy import PipelineProxy
+from .rollout import Rollout
+from .seams import ENCODER_MODULES, PIPELINE_MODULES, REWARD_MODULE, SEAM_MODULES, TRACKER_MODULE
+from .signals import GUESSES
 
 TAPS = (taps_sd3,)
-PATCHES = "flow_grpo.diffusers_patch."
-PIPELINE_MODULES = (PATCHES + "sd3_pipeline_with_logprob", PATCHES + "sd3_pipeline_with_logprob_fast")
-ENCODER_MODULES = (PATCHES + "train_dreambooth_lora_sd3",)
-REWARD_MODULE = "flow_grpo.rewards"
-TRACKER_MODULE = "flow_grpo.stat_tracking"
+FINALS = ("none", "latent", "image")
 OPEN_ROLLOUTS_MAX = 512  # batches of one update; more means that the host never computes advantages
-SEAM_MODULES = (*PIPELINE_MODULES, *ENCODER_MODULES, REWARD_MODULE, TRACKER_MODULE)
 
 _LEVELS = ("error", "warning", "info", "debug")
 
@@ -37,16 +36,26 @@ class Runtime:
     """One attached session of this rank: the wraps in force and the batches that are open."""
 
     def __init__(self, config: str, overrides=()):
-        self.session = Session(config, overrides, _write_log)
+        self.session = Session(config, [*overrides, *_provider_overrides()], _write_log)
         info = self.session.info()
         self.rank = info.rank
         self.world_size = info.world_size
         self.mode = MODES[info.mode]
-        self.decision_step = info.decision_step
         self.run_dir = Path(info.run_dir.decode())
         self.inputs = {name for bit, name in enumerate(INPUTS) if info.inputs >> bit & 1}
+        self.hidden_block = _text(info.hidden_block) or "middle"
+        self.lookahead_steps = info.lookahead_steps
+        self.lookahead_guided = bool(info.lookahead_guided)
+        self.finals = FINALS[info.finals]
+        names = _text(info.preview_scorers)
+        self.previewer = previews.Previewer(self, names.split(",") if names else (), _text(info.preview_decoder))
+        self.distilled = Distilled(
+            self, path=_text(info.distilled_lora), rank=info.distilled_rank, every_updates=info.distilled_every_updates,
+            seconds=info.distilled_seconds, pairs=info.distilled_pairs,
+        ) if "distilled" in self.inputs else None
         self.scorers = []
         self.train_scorer = None
+        self.reward_executor = None  # weak reference to the one that last scored a rollout
         self.open_rollouts = []
         self.wants_wandb = bool(info.wandb)
         saved = os.environ.get("GRPO_ACCEL_SAVE_PREVIEWS", "0")
@@ -69,13 +78,20 @@ class Runtime:
     def wants(self, name: str) -> bool:
         return name in self.inputs
 
-    def scorer(self):
+    def scorer(self) -> previews.HostScorer:
         """The host's training scorer: the one that last scored a rollout, before that the first one made."""
         if self.train_scorer is not None:
             return self.train_scorer
         if not self.scorers:
             raise RuntimeError("the host has not made a scorer yet (flow_grpo.rewards.multi_score)")
         return self.scorers[0]
+
+    def executor(self):
+        """Where the host scores its rollouts: a concurrent.futures executor, None if there is none (any more)."""
+        return self.reward_executor() if self.reward_executor is not None else None
+
+    def score_columns(self) -> int:
+        return self.previewer.columns() if self.scorers and self.inputs & set(GUESSES) else 1
 
     def rollout_of(self, images):
         """The rollout whose images these very tensors are; None for evaluation and anything else."""
@@ -99,27 +115,43 @@ class Runtime:
     def decided(self, rollout) -> None:
         """Keeps the previews of an update's first batches where that was asked for (GRPO_ACCEL_SAVE_PREVIEWS)."""
         batch = len(self.open_rollouts) - 1
-        if batch >= self.preview_batches or self.rank != 0 or rollout.preview_images is None:
+        images, scores = rollout.signals.preview_images, rollout.signals.scores.get("preview")
+        if batch >= self.preview_batches or self.rank != 0 or images is None or scores is None:
             return
         try:
             previews.save(
-                self.run_dir / "previews", self.session.info().updates, batch, rollout.preview_images, rollout.prompts,
-                rollout.decision.prediction, rollout.decision.kept, rollout.preview_scores,
+                self.run_dir / "previews", self.session.info().updates, batch, images, rollout.prompts,
+                rollout.decision.prediction, rollout.decision.kept, scores[:, 0],
             )
         except Exception as error:
             self.degrade("previews could not be saved", error)
 
-    def update_ended(self) -> None:
+    def update_ended(self, prompts, rewards) -> None:
+        """Called once the host has its advantages; prompts, rewards [N, …] as its tracker got them, of all ranks."""
+        if self.distilled is not None:
+            try:
+                self._audit_distilled(prompts, np.asarray(rewards, dtype=np.float64))
+            except Exception as error:
+                self.distilled.drop(f"{type(error).__name__}: {error}")
         self.open_rollouts.clear()
         self._by_images.clear()
         self._content_masks.clear()
         self._log_to_wandb()
 
+    def _audit_distilled(self, prompts, rewards) -> None:
+        scores = []
+        for rollout in self.open_rollouts:
+            scores.append(rollout.signals.audited_scores())
+            scores[-1][rollout.stopped()] = np.nan
+        combined = rewards.reshape(len(rewards), -1)[:, 0]
+        self.distilled.after_update(self.session.info().updates, prompts, combined, np.concatenate(scores))
+
     def _log_to_wandb(self) -> None:
         wandb = sys.modules.get("wandb")
         if self.rank == 0 and self.wants_wandb and wandb is not None and getattr(wandb, "run", None) is not None:
             try:
-                wandb.log(json.loads(self.session.metrics_json()), commit=False)
+                numbers = self.distilled.metrics() if self.distilled is not None else {}
+                wandb.log({**json.loads(self.session.metrics_json()), **numbers}, commit=False)
             except Exception as error:
                 self.warn_once("wandb", f"numbers could not be handed to wandb: {error}")
 
@@ -127,6 +159,10 @@ class Runtime:
         if key not in self._warned:
             self._warned.add(key)
             _write_log(1, f"rank {self.rank}: {text}")
+
+    def log_info(self, text: str) -> None:
+        if os.environ.get("GRPO_ACCEL_LOG", "info") in ("info", "debug"):
+            _write_log(2, f"rank {self.rank}: {text}")
 
     def degrade(self, what: str, error: Exception) -> None:
         """Something of ours failed: the host goes on, and one warning says what was lost."""
@@ -138,7 +174,8 @@ class Runtime:
         for taps in TAPS:
             if type(pipeline).__name__ in taps.PIPELINES:
                 return taps
-        self.warn_once("pipeline", f"{type(pipeline).__name__} is not a pipeline that can be accelerated; it runs as it is")
+        name = type(pipeline).__name__
+        self.warn_once("pipeline", f"{name} is not a pipeline that can be accelerated; it runs as it is")
         return None
 
     def wrap_pipeline(self, function):
@@ -147,16 +184,17 @@ class Runtime:
 
         @functools.wraps(function)
         def wrapped(pipeline, *args, **kwargs):
-            active = _is_rollout(signature, pipeline, args, kwargs) and self.is_active()
+            arguments = seams.call_arguments(signature, pipeline, args, kwargs)
+            active = seams.is_rollout(arguments) and self.is_active()
             taps = self.taps_of(pipeline) if active else None
             if taps is None:
                 return function(pipeline, *args, **kwargs)
-            prompts, metadata = self._prompts_of_batch(signature, pipeline, args, kwargs)
+            prompts, metadata = self._prompts_of_batch(arguments)
             if prompts is None:
                 self.warn_once("prompts", "the prompts of a batch are not known, so it is not accelerated")
                 self.session.missed_batch()
                 return function(pipeline, *args, **kwargs)
-            rollout = Rollout(self, taps, pipeline, prompts, metadata)
+            rollout = Rollout(self, taps, pipeline, prompts, metadata, seams.noise_window(arguments))
             self.open_rollouts.append(rollout)
             try:
                 result = function(PipelineProxy(pipeline, rollout), *args, **kwargs)
@@ -194,17 +232,16 @@ class Runtime:
     def open_batches(self) -> list:
         return [rollout.batch for rollout in self.open_rollouts if rollout.batch is not None]
 
-    def _prompts_of_batch(self, signature, pipeline, args, kwargs):
+    def _prompts_of_batch(self, arguments: dict):
         """Prompts of the batch's rows as the host encoded them last, and the caller's metadata of those rows."""
-        bound = signature.bind_partial(pipeline, *args, **kwargs).arguments
-        embeds, prompts = bound.get("prompt_embeds"), bound.get("prompt")
+        embeds, prompts = arguments.get("prompt_embeds"), arguments.get("prompt")
         if prompts is None:
             prompts = self._prompts
         prompts = [prompts] if isinstance(prompts, str) else prompts
         rows = embeds.shape[0] if embeds is not None else len(prompts or [])
         if prompts is None or len(prompts) != rows:
             return None, None
-        metadata = _callers_metadata() if self.wants("preview") else None
+        metadata = seams.callers_metadata() if self.inputs & set(GUESSES) else None
         known = isinstance(metadata, (list, tuple)) and len(metadata) == rows
         return list(prompts), metadata if known else [{} for _ in range(rows)]
 
@@ -233,7 +270,8 @@ class Runtime:
         elif name == REWARD_MODULE:
             self._replace(module, "multi_score", lambda function: rewards.wrap_multi_score(self, function))
         elif name == TRACKER_MODULE:
-            self._replace(module.PerPromptStatTracker, "update", lambda function: rewards.wrap_tracker_update(self, function))
+            tracker = module.PerPromptStatTracker
+            self._replace(tracker, "update", lambda function: rewards.wrap_tracker_update(self, function))
 
     def _replace(self, owner, name: str, wrap) -> None:
         original = getattr(owner, name)
@@ -242,7 +280,7 @@ class Runtime:
 
     def install(self) -> None:
         """Patches modules that are there already, and the others when they are imported."""
-        self._finder = _SeamFinder(self)
+        self._finder = seams.SeamFinder(self)
         sys.meta_path.insert(0, self._finder)
         for name in SEAM_MODULES:
             if name in sys.modules:
@@ -264,54 +302,18 @@ class Runtime:
         self.detach(in_step=kind is None)
 
 
-class _SeamFinder(importlib.abc.MetaPathFinder):
-    """Lets the ordinary import run, then patches the module before its importer sees it."""
-
-    def __init__(self, runtime: Runtime):
-        self._runtime = runtime
-        self._busy = set()
-
-    def find_spec(self, name, path=None, target=None):
-        if name not in SEAM_MODULES or name in self._busy:
-            return None
-        self._busy.add(name)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._busy.discard(name)
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module):
-            execute(module)
-            self._runtime.patch(module)
-
-        spec.loader.exec_module = exec_module
-        return spec
+def _provider_overrides() -> list:
+    """probe.provider=native where this PyTorch is not the one that the provider torch was written for."""
+    names = schemas.changed(schemas.expected(load()))
+    if not names:
+        return []
+    _write_log(1, f"this PyTorch has other signatures of {', '.join(names)}; the probe is computed natively")
+    return ["probe.provider=native"]
 
 
-def _callers_metadata():
-    """`prompt_metadata` of the function that called the pipeline: it reaches no other function before the scorer.
-
-    Read only. Before Python 3.13 a look at a frame's variables keeps them alive, so the look is forgotten again.
-    """
-    frame = sys._getframe(3)
-    variables = frame.f_locals
-    metadata = variables.get("prompt_metadata")
-    if type(variables) is dict and variables is not frame.f_globals:
-        variables.clear()
-    return metadata
-
-
-def _is_rollout(signature, pipeline, args, kwargs) -> bool:
-    """Training rollouts add noise; evaluation calls the same function without (or says so by name)."""
-    bound = signature.bind_partial(pipeline, *args, **kwargs)
-    bound.apply_defaults()
-    arguments = bound.arguments
-    if arguments.get("determistic") or arguments.get("deterministic"):
-        return False
-    return bool(arguments.get("noise_level", 1))
+def _text(value):
+    """Text of a C string, None for NULL and for an empty one."""
+    return value.decode() if value else None
 
 
 class _Detached:

@@ -139,7 +139,7 @@ class Distilled:
             self.drop(f"{type(error).__name__}: {error}")
 
     def _audit(self, prompts, rewards, scores) -> None:
-        """Within-group Spearman of both signals over kept rows, kept for AUDIT_UPDATES updates; the same on all ranks."""
+        """Within-group Spearman of both signals over kept rows of AUDIT_UPDATES updates; the same on all ranks."""
         if len(scores) == len(prompts):
             self._audits.append(group_spearmans(prompts, rewards, scores))
         found = [pair for update in self._audits for pair in update]
@@ -147,7 +147,8 @@ class Distilled:
             return
         own, preview = np.mean(found, axis=0)
         if own <= preview:
-            self.drop(f"within-group Spearman {own:.3f} against the preview's {preview:.3f} on {len(found)} groups of kept rows")
+            self.drop(f"within-group Spearman {own:.3f} against the preview's {preview:.3f} "
+                      f"on {len(found)} groups of kept rows")
 
     def metrics(self) -> dict:
         found = [pair for update in self._audits for pair in update]
@@ -249,7 +250,7 @@ def _is_sharded(module) -> bool:
     """FSDP or ZeRO-3: each forward is a collective of all ranks there."""
     if any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()):
         return True
-    return any(hasattr(parameter, "ds_id") or type(parameter).__name__ == "DTensor" for parameter in module.parameters())
+    return any(hasattr(part, "ds_id") or type(part).__name__ == "DTensor" for part in module.parameters())
 
 
 def group_spearmans(prompts, rewards, scores) -> list:

@@ -75,7 +75,8 @@ class Lora:
         layers = linears(model)
         missing = sorted(set(pairs) - set(layers))
         if missing:
-            raise ValueError(f"{file}: the model has no layer {missing[0]} ({len(missing)} of {len(pairs)} are missing)")
+            count = f"{len(missing)} of {len(pairs)} are missing"
+            raise ValueError(f"{file}: the model has no layer {missing[0]} ({count})")
         for name, (down, up) in pairs.items():
             shapes = (down.shape[1], up.shape[0], down.shape[0])
             if shapes != (layers[name].in_features, layers[name].out_features, up.shape[1]):

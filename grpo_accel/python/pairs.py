@@ -13,7 +13,7 @@ HELD_EVERY = 8  # every eighth pair is never trained on
 
 @dataclass
 class Pair:
-    """One kept row, on the CPU in half precision: state and final [C, …], arguments by name without the row dimension."""
+    """One kept row, on the CPU in half precision: state and final [C, …], arguments by name without rows."""
 
     state: torch.Tensor
     final: torch.Tensor
@@ -49,7 +49,7 @@ class Pairs:
         return [pair for pair in self._pairs if pair.held]
 
     def add(self, states, finals, previews, sigma: float, arguments: dict, prompts: list) -> None:
-        """One pair a row: states, finals, previews [rows, …], arguments {name: [rows, …]}; rows of a prompt share them."""
+        """One pair a row: states, finals, previews [rows, …], arguments {name: [rows, …]}, which a prompt shares."""
         shared = {}
         for row, prompt in enumerate(prompts):
             if prompt not in shared:

@@ -41,7 +41,7 @@ class Peers:
         return torch.cat(parts)
 
     def average(self, tensors: list, weight: float) -> bool:
-        """Replaces tensors by their weighted mean over the ranks, in place; False if no rank has any weight. Collective."""
+        """Replaces tensors by their weighted mean over the ranks; False if no rank has any weight. Collective."""
         self._join()
         if self._group is None:
             return weight > 0

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import time
+import weakref
 
 import numpy as np
+
+from . import previews
 
 
 def wrap_multi_score(runtime, multi_score):
     """multi_score(device, weights) → scorer; the scorer that sees a rollout's images scores its kept rows only."""
 
+    signature = inspect.signature(multi_score)
+
+    def host_scorer(scorer, args, kwargs):
+        """The scorer, its weights, and how the host makes another: the same call with another dictionary."""
+        bound = signature.bind(*args, **kwargs)
+        name = list(bound.arguments)[-1]
+        if not hasattr(bound.arguments[name], "items"):
+            return previews.HostScorer(scorer, {}, None)
+
+        def build(weights):
+            other = signature.bind(*args, **kwargs)
+            other.arguments[name] = weights
+            return multi_score(*other.args, **other.kwargs)
+
+        return previews.HostScorer(scorer, dict(bound.arguments[name].items()), build)
+
     @functools.wraps(multi_score)
     def wrapped(*args, **kwargs):
         scorer = multi_score(*args, **kwargs)
-        runtime.scorers.append(scorer)
+        ours = host_scorer(scorer, args, kwargs)
+        runtime.scorers.append(ours)
 
         @functools.wraps(scorer)
         def score(images, prompts, metadata, *rest, **options):
             rollout = runtime.rollout_of(images)
             if rollout is None or rollout.batch is None:
                 return scorer(images, prompts, metadata, *rest, **options)
-            runtime.train_scorer = scorer
+            runtime.train_scorer = ours
+            _remember_executor(runtime)
             return _score_rollout(runtime, rollout, scorer, images, prompts, metadata, rest, options)
 
         return score
@@ -30,9 +52,18 @@ def wrap_multi_score(runtime, multi_score):
     return wrapped
 
 
+def _remember_executor(runtime) -> None:
+    """Where this rollout is being scored, previews can be scored too."""
+    try:
+        executor = previews.executor_of_this_thread()
+        runtime.reward_executor = weakref.ref(executor) if executor is not None else None
+    except Exception as error:
+        runtime.degrade("the host's reward executor was not found", error)
+
+
 def _score_rollout(runtime, rollout, scorer, images, prompts, metadata, rest, options):
     started = time.perf_counter()
-    kept = rollout.decision.kept if rollout.decision is not None else list(range(rollout.rows))
+    kept = rollout.kept()
     if len(kept) == rollout.rows:
         rewards, info = scorer(images, prompts, metadata, *rest, **options)
     else:
@@ -100,7 +131,7 @@ def wrap_tracker_update(runtime, update):
             runtime.degrade("advantages could not be computed over whole groups", error)
             return _with_zeros(runtime, advantages)
         finally:
-            runtime.update_ended()
+            runtime.update_ended(prompts, rewards)
 
     return wrapped
 
@@ -110,7 +141,8 @@ def _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind
     host = np.asarray(advantages, dtype=np.float64)
     columns = rewards.reshape(len(rewards), -1)
     host_columns = host.reshape(len(host), -1)
-    prunable = kind == "grpo" and np.array_equal(columns, np.repeat(columns[:, :1], columns.shape[1], 1), equal_nan=True)
+    first = np.repeat(columns[:, :1], columns.shape[1], 1)
+    prunable = kind == "grpo" and np.array_equal(columns, first, equal_nan=True)
     groups = np.unique(np.asarray(prompts), return_inverse=True)[1].reshape(-1)
     host_std = 0 if getattr(tracker, "global_std", False) else 1
     whole = runtime.session.end_update(

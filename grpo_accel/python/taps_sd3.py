@@ -61,7 +61,9 @@ def content_mask(pipeline, prompt: str, text_tokens: int, t5_tokens: int) -> lis
 def _content(tokenizer, prompt: str, length: int) -> list:
     if tokenizer is None:
         return [0] * length
-    encoded = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_special_tokens_mask=True)
+    encoded = tokenizer(
+        prompt, padding="max_length", max_length=length, truncation=True, return_special_tokens_mask=True
+    )
     padding_or_special = encoded["special_tokens_mask"]
     return [int(real and not special) for real, special in zip(encoded["attention_mask"], padding_or_special)]
 

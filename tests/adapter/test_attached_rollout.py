@@ -1,6 +1,5 @@
 """One rollout batch in this process: survivors are what they would have been, and nothing stays behind."""
 
-import random
 import sys
 from pathlib import Path
 
@@ -10,34 +9,17 @@ for package in ("torch", "diffusers", "transformers"):
     pytest.importorskip(package)
 sys.path.insert(0, str(Path(__file__).parent))
 import attached  # noqa: E402
-import mini_flow_grpo  # noqa: E402
 import numpy as np  # noqa: E402
+import rollouts  # noqa: E402
 import torch  # noqa: E402
+from rollouts import PROMPTS, encode, meet_the_tracker, sample  # noqa: E402
 
-mini_flow_grpo.use_its_modules()
 grpo_accel = pytest.importorskip("grpo_accel")
-FLOW_GRPO = [
-    "flow_grpo.diffusers_patch.sd3_pipeline_with_logprob",
-    "flow_grpo.diffusers_patch.sd3_pipeline_with_logprob_fast",
-    "flow_grpo.diffusers_patch.train_dreambooth_lora_sd3",
-    "flow_grpo.rewards",
-    "flow_grpo.stat_tracking",
-]
-PROMPTS = ["a red circle", "a blue square"] * 6
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    from diffusers import StableDiffusion3Pipeline
-
-    folder = mini_flow_grpo.build_model(tmp_path_factory.mktemp("model") / "sd3")
-    pipeline = StableDiffusion3Pipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    torch.manual_seed(0)
-    with torch.no_grad():  # an untrained model's output is zero: give it something to say
-        for parameter in pipeline.transformer.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return pipeline
+    return rollouts.make_pipeline(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(autouse=True)
@@ -57,43 +39,14 @@ def attach(tmp_path, monkeypatch):
 
     def make(**sections):
         config = attached.write_config(tmp_path / "accel.yaml", run_dir=str(tmp_path / "run"), **sections)
-        for name in [name for name in sys.modules if name.split(".")[0] == "flow_grpo"]:
-            del sys.modules[name]
+        rollouts.forget_host()
         opened.append(grpo_accel.attach(str(config)))
         return opened[-1]
 
     yield make
     for attachment in opened:
         attachment.detach()
-    for name in [name for name in sys.modules if name.split(".")[0] == "flow_grpo"]:
-        del sys.modules[name]
-
-
-def encode(pipeline):
-    from flow_grpo.diffusers_patch.train_dreambooth_lora_sd3 import encode_prompt
-
-    encoders = [pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3]
-    tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3]
-    with torch.no_grad():
-        return encode_prompt(encoders, tokenizers, PROMPTS, 16), encode_prompt(encoders, tokenizers, [""], 16)
-
-
-def sample(function, pipeline, embeds, guidance, noise_level=0.7):
-    (text, pooled), (no_text, no_pooled) = embeds
-    torch.manual_seed(5)
-    random.seed(5)
-    return function(
-        pipeline, prompt_embeds=text, pooled_prompt_embeds=pooled,
-        negative_prompt_embeds=no_text.expand_as(text), negative_pooled_prompt_embeds=no_pooled.expand_as(pooled),
-        num_inference_steps=6, guidance_scale=guidance, output_type="pt", height=32, width=32, noise_level=noise_level,
-    )
-
-
-def meet_the_tracker():
-    """One update: only a host whose tracker was seen is pruned."""
-    from flow_grpo.stat_tracking import PerPromptStatTracker
-
-    PerPromptStatTracker(True).update(PROMPTS, np.random.default_rng(0).normal(size=(len(PROMPTS), 1)))
+    rollouts.forget_host()
 
 
 def kept_rows(attachment):

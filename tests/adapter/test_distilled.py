@@ -126,7 +126,8 @@ def test_it_learns_to_end_where_the_host_ends(pipeline, tmp_path):
     fill(fresh, pipeline, batches=1, first_seed=50)
     rows = list(fresh.pairs._pairs)
     fresh.lora = adapter.lora
-    assert fresh.error(rows) < 0.95 * sum(pair.preview_error for pair in rows) / len(rows), "prompts and noise not seen before"
+    preview = sum(pair.preview_error for pair in rows) / len(rows)
+    assert fresh.error(rows) < 0.95 * preview, "prompts and noise not seen before"
     assert fingerprint(transformer) == before and hooks(transformer) == 0
     assert list(transformer.modules()) == modules
     assert all(parameter.grad is None for parameter in transformer.parameters())
@@ -200,7 +201,8 @@ def test_it_is_dropped_when_it_does_not_beat_the_preview(pipeline, tmp_path):
         adapter.lora, adapter.trained, adapter._every_updates = types.SimpleNamespace(), True, 0
         for update in range(1, 8):
             rewards = generator.normal(size=64)
-            scores = np.stack([rewards + noise * generator.normal(size=64), rewards + generator.normal(size=64)], axis=1)
+            errors = generator.normal(size=(64, 2)) * [noise, 1.0]
+            scores = rewards[:, None] + errors
             scores[::5] = np.nan  # stopped rows
             adapter.after_update(update, prompts, rewards, scores.astype(np.float32))
     assert better.speaks() and better.metrics()["distilled/active"] == 1

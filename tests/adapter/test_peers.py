@@ -28,7 +28,8 @@ some = ours.average(tensors, weight=1 + 2 * rank)
 failed = [torch.tensor([float("nan") if rank == 0 else 4.0])]
 without_one = ours.average(failed, weight=rank)
 nobody = ours.average([torch.ones(1)], weight=0)
-print(json.dumps([gathered[:, 0].tolist(), some, [t.flatten().tolist() for t in tensors], without_one, failed[0].item(), nobody]))
+means = [tensor.flatten().tolist() for tensor in tensors]
+print(json.dumps([gathered[:, 0].tolist(), some, means, without_one, failed[0].item(), nobody]))
 if sys.argv[1] == "leave" and rank == 1:
     torch.distributed.barrier()
     sys.exit()

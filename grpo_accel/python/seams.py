@@ -1,0 +1,79 @@
+"""Where flow-grpo is met: modules whose functions are replaced, and what their callers and arguments say."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+
+PATCHES = "flow_grpo.diffusers_patch."
+PIPELINE_MODULES = (PATCHES + "sd3_pipeline_with_logprob", PATCHES + "sd3_pipeline_with_logprob_fast")
+ENCODER_MODULES = (PATCHES + "train_dreambooth_lora_sd3",)
+REWARD_MODULE = "flow_grpo.rewards"
+TRACKER_MODULE = "flow_grpo.stat_tracking"
+SEAM_MODULES = (*PIPELINE_MODULES, *ENCODER_MODULES, REWARD_MODULE, TRACKER_MODULE)
+
+
+class SeamFinder(importlib.abc.MetaPathFinder):
+    """Lets the ordinary import run, then patches the module before its importer sees it."""
+
+    def __init__(self, runtime):
+        self._runtime = runtime
+        self._busy = set()
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in SEAM_MODULES or name in self._busy:
+            return None
+        self._busy.add(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._busy.discard(name)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            self._runtime.patch(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def callers_metadata():
+    """`prompt_metadata` of the function that called the pipeline: it reaches no other function before the scorer.
+
+    Read only. Before Python 3.13 a look at a frame's variables keeps them alive, so the look is forgotten again.
+    """
+    frame = sys._getframe(3)
+    variables = frame.f_locals
+    metadata = variables.get("prompt_metadata")
+    if type(variables) is dict and variables is not frame.f_globals:
+        variables.clear()
+    return metadata
+
+
+def call_arguments(signature, pipeline, args, kwargs) -> dict:
+    """Arguments of a call of the host's sampling function by name, defaults included."""
+    bound = signature.bind_partial(pipeline, *args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def is_rollout(arguments: dict) -> bool:
+    """Training rollouts add noise; evaluation calls the same function without (or says so by name)."""
+    if arguments.get("determistic") or arguments.get("deterministic"):
+        return False
+    return bool(arguments.get("noise_level", 1))
+
+
+def noise_window(arguments: dict) -> tuple:
+    """Half-open range of steps that may be noisy; (-1, -1) where all may be, or where it is not known.
+
+    The host draws the window's place inside the range, each rank its own: only the range is certain.
+    """
+    size, bounds = arguments.get("sde_window_size"), arguments.get("sde_window_range")
+    if not size or bounds is None or len(bounds) != 2:
+        return -1, -1
+    return int(bounds[0]), int(bounds[1])
