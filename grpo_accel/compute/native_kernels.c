@@ -307,7 +307,8 @@ static inline float sigmoid(float x) {
     series = series * r + 1.0f;
     series = series * r + 1.0f;
     const float power = float_of((bits_of(shifted) - 0x4b400000u + 127u) << 23);
-    return 1.0f / (1.0f + series * power);
+    const uint32_t vanished = beyond & (0u - (uint32_t)(sign == 0u));
+    return float_of(bits_of(1.0f / (1.0f + series * power)) & ~vanished);
 }
 
 void ga_kernel_silu_forward(int64_t count, const float *input, float *output) {
