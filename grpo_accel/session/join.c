@@ -132,7 +132,7 @@ static ga_status open_probe(ga_session *session, ga_error *error) {
     char path[4096];
     const char *chosen = session->config->probe.path;
     if (chosen == NULL) {
-        const uint32_t version = ga_retrain_newest(session);
+        const uint32_t version = ga_retrain_current(session);
         if (version == 0 || !ga_retrain_path(session, version, path, sizeof path)) {
             return GA_OK;
         }

@@ -46,7 +46,7 @@ struct ga_retrain_job {
 
 /* ---- the version in use ---- */
 
-uint32_t ga_retrain_newest(const ga_session *session) {
+uint32_t ga_retrain_current(const ga_session *session) {
     return ga_versions_current(session->config->run_dir);
 }
 

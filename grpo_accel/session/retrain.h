@@ -34,7 +34,7 @@ void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version
 bool ga_retrain_path(const ga_session *session, uint32_t version, char *path, size_t bytes);
 
 /* Number of the probe that a run in this folder begins with, versions.h says which; 0: none. */
-uint32_t ga_retrain_newest(const ga_session *session);
+uint32_t ga_retrain_current(const ga_session *session);
 
 /* Asks a running training to stop and waits for it. */
 void ga_retrain_stop(ga_session *session);

@@ -9,6 +9,8 @@
 #include "grpo_accel/record/load.h"
 #include "grpo_accel/record/reader.h"
 #include "grpo_accel/record/verify.h"
+#include "grpo_accel/session/versions.h"
+#include "probe/probe.h"
 
 enum {
     ROWS = 12,
@@ -468,10 +470,58 @@ static bool has_hdf5(void) {
     return ga_segment_load(&byte, 1, "nothing", &table, NULL) != GA_ERR_MISSING;
 }
 
+static uint32_t version_in_use(job *j) {
+    ga_session_info info = {.size = sizeof info};
+    assert_int_equal(ga_session_get_info(j->session, &info), GA_OK);
+    return info.probe_version;
+}
+
+/* `grpo-accel rollback` while the job runs: the older probe is taken, kept, and taken again on a new start.
+ */
+static void a_rollback_reaches_the_running_job(void **state) {
+    (void)state;
+    job j = {0};
+    double host[ROWS], advantage[ROWS];
+    uint8_t kept[ROWS];
+    open_job(&j, PRUNE, NULL, 0);
+    for (int i = 0; i < 14; i++) {
+        (void)update(&j, host, advantage, kept);
+    }
+    assert_int_equal(version_in_use(&j), 1);
+    char first[1024], second[1024];
+    char *run = test_path(j.folder, "run");
+    assert_true(ga_versions_path(run, 1, first, sizeof first));
+    assert_true(ga_versions_path(run, 2, second, sizeof second));
+    ga_probe *copy = NULL;
+    test_ok(ga_probe_open(first, ga_compute_native(), &copy, NULL), NULL);
+    ga_probe_set_version(copy, 2);
+    test_ok(ga_probe_save(copy, second, NULL), NULL);
+    ga_probe_close(&copy);
+    assert_int_equal(ga_versions_current(run), 1); /* a file alone is not in use */
+    (void)update(&j, host, advantage, kept);
+    assert_int_equal(version_in_use(&j), 1);
+    test_ok(ga_versions_use(run, 2, NULL), NULL);
+    for (int i = 0; i < 2; i++) {
+        (void)update(&j, host, advantage, kept);
+    }
+    assert_int_equal(version_in_use(&j), 2);
+    test_ok(ga_versions_use(run, 1, NULL), NULL); /* back to the older one */
+    for (int i = 0; i < 3; i++) {
+        (void)update(&j, host, advantage, kept);
+    }
+    assert_int_equal(version_in_use(&j), 1);
+    close_job(&j);
+    open_job(&j, PRUNE, NULL, 0);
+    assert_int_equal(version_in_use(&j), 1);
+    free(run);
+    end_job(&j);
+}
+
 int main(void) {
     const struct CMUnitTest with_record[] = {
         cmocka_unit_test(shadow_keeps_everything_and_logs_it),
         cmocka_unit_test(prune_learns_then_stops_rows),
+        cmocka_unit_test(a_rollback_reaches_the_running_job),
         cmocka_unit_test(random_policy_needs_no_probe),
         cmocka_unit_test(other_kinds_of_advantages_are_never_pruned_for),
         cmocka_unit_test(missing_signals_are_not_zero),
