@@ -26,3 +26,10 @@ ga_status ga_segment_read_slabs(const char *path, const ga_slab *slabs, int32_t 
     return GA_FAIL(error, GA_ERR_MISSING,
         "%s: can't be read, built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled", path);
 }
+
+ga_status ga_segment_count_rows(const char *path, const char *dataset, int64_t *rows_out, ga_error *error) {
+    (void)dataset;
+    (void)rows_out;
+    return GA_FAIL(error, GA_ERR_MISSING,
+        "%s: can't be read, built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled", path);
+}

@@ -7,6 +7,8 @@
 #include "grpo_accel/base/digest.h"
 #include "grpo_accel/record/reader.h"
 #include "grpo_accel/record/stream.h"
+#include "grpo_accel/session/lesson_clean.h"
+#include "grpo_accel/session/lesson_labels.h"
 #include "grpo_accel/session/projection.h"
 
 #define MEMORY_BYTES ((size_t)64 << 20)
@@ -23,6 +25,10 @@ struct ga_lessons {
     int32_t scorers[GA_TARGETS_MAX]; /* [target_count] of the table; −1: the combined reward */
     const char *target_names[GA_TARGETS_MAX];
     ga_dataset dataset;
+    ga_lesson_labels labels;
+    ga_more_labels more, clean_more; /* views of labels */
+    ga_lesson_clean *clean;          /* NULL: no finals to learn from */
+    ga_dataset clean_dataset;
     /* owned columns, row i · step_count + step */
     ga_half *features;
     float *reward, *inclusion, *sigma, *targets;
@@ -30,6 +36,8 @@ struct ga_lessons {
     uint32_t *update;
     int32_t *step;
     uint8_t *audit, *complete, *mine;
+    uint64_t *row_prompt; /* [rows of the table], for clean; so is row_mine, NULL in one process */
+    uint8_t *row_mine;
 };
 
 /* ---- what is asked for ---- */
@@ -245,6 +253,45 @@ static ga_status give_features(ga_lessons *lessons, const ga_lessons_options *op
     return GA_OK;
 }
 
+/* ---- labels under other prompts ---- */
+
+/* What a row of the table has, out of the columns with a row for each step. */
+static ga_status give_row_columns(ga_lessons *lessons, ga_error *error) {
+    const size_t rows = ga_size(lessons->table->rows), steps = ga_size(lessons->step_count);
+    lessons->row_prompt = calloc(rows + 1, sizeof *lessons->row_prompt);
+    lessons->row_mine = lessons->mine != NULL ? calloc(rows + 1, sizeof *lessons->row_mine) : NULL;
+    if (lessons->row_prompt == NULL || (lessons->row_mine == NULL && lessons->mine != NULL)) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the prompts of %zu rows", rows);
+    }
+    for (size_t row = 0; row < rows; row++) {
+        lessons->row_prompt[row] = lessons->prompt[row * steps];
+        if (lessons->mine != NULL) {
+            lessons->row_mine[row] = lessons->mine[row * steps];
+        }
+    }
+    return GA_OK;
+}
+
+static ga_status give_labels(ga_lessons *lessons, const ga_lessons_options *options, ga_error *error) {
+    if (options->relabels <= 0) {
+        return GA_OK;
+    }
+    const size_t memory = options->memory_bytes > 0 ? options->memory_bytes : MEMORY_BYTES;
+    GA_TRY(ga_lesson_labels_read(
+        options->path, lessons->table, &lessons->schema, options->relabels, &lessons->labels, error));
+    GA_TRY(give_row_columns(lessons, error));
+    GA_TRY(ga_lesson_clean_make(lessons->table, &lessons->schema, lessons->row_prompt, lessons->row_mine,
+        memory, &lessons->clean, error));
+    lessons->more = ga_lesson_labels_view(&lessons->labels, lessons->step_count);
+    lessons->dataset.more = &lessons->more;
+    if (lessons->clean != NULL) {
+        lessons->clean_more = ga_lesson_labels_view(&lessons->labels, 1);
+        lessons->clean_dataset = *ga_lesson_clean_dataset(lessons->clean);
+        lessons->clean_dataset.more = &lessons->clean_more;
+    }
+    return GA_OK;
+}
+
 /* ---- all ---- */
 
 static void give_columns(ga_lessons *lessons) {
@@ -274,6 +321,7 @@ static ga_status fill(ga_lessons *lessons, const ga_lessons_options *options, ga
     GA_TRY(ga_projection_make(full, inputs, &lessons->schema, error));
     GA_TRY(fill_columns(lessons, options, error));
     GA_TRY(give_features(lessons, options, error));
+    GA_TRY(give_labels(lessons, options, error));
     give_columns(lessons);
     return GA_OK;
 }
@@ -296,6 +344,10 @@ const ga_dataset *ga_lessons_dataset(const ga_lessons *lessons) {
     return &lessons->dataset;
 }
 
+const ga_dataset *ga_lessons_clean(const ga_lessons *lessons) {
+    return lessons->clean != NULL ? &lessons->clean_dataset : NULL;
+}
+
 const ga_record_table *ga_lessons_table(const ga_lessons *lessons) {
     return lessons->table;
 }
@@ -311,6 +363,8 @@ void ga_lessons_free(ga_lessons **lessons_pointer) {
     }
     ga_lessons *lessons = *lessons_pointer;
     ga_record_stream_close(&lessons->stream);
+    ga_lesson_clean_free(&lessons->clean);
+    ga_lesson_labels_free(&lessons->labels);
     ga_record_table_free(&lessons->table);
     free(lessons->features);
     free(lessons->reward);
@@ -324,6 +378,8 @@ void ga_lessons_free(ga_lessons **lessons_pointer) {
     free(lessons->audit);
     free(lessons->complete);
     free(lessons->mine);
+    free(lessons->row_prompt);
+    free(lessons->row_mine);
     free(lessons);
     *lessons_pointer = NULL;
 }

@@ -27,6 +27,7 @@ typedef struct ga_lessons_options {
     int32_t step_count;
     uint32_t inputs;     /* GA_INPUT_BIT(…) of those to use; 0: all that the record has */
     const char *targets; /* scorers to predict beside the reward: "all" or a list with commas; NULL: none */
+    int32_t relabels;    /* labels of a row under other prompts at most (grpo-accel relabel); 0: none */
     size_t memory_bytes; /* that features may take; 0: 64 MB. A larger record is fetched as it is needed */
     int32_t rank;        /* of `ranks` processes that train together; ranks 0 and 1: one */
     int32_t ranks;
@@ -44,6 +45,12 @@ ga_status ga_lessons_read(const ga_lessons_options *options, ga_lessons **lesson
 
 /* A view of the rows, valid until ga_lessons_free. Row i is row i / steps of the table. */
 const ga_dataset *ga_lessons_dataset(const ga_lessons *lessons);
+
+/*
+ * With relabels: the rows' final latents in the place of their signals, with the same labels under other
+ * prompts; a row for each row of the table. NULL where the record has none. A view, as above.
+ */
+const ga_dataset *ga_lessons_clean(const ga_lessons *lessons);
 
 /* The table they come from: model, steps, scorers, refused segments; its features are in the files. */
 const ga_record_table *ga_lessons_table(const ga_lessons *lessons);

@@ -71,6 +71,12 @@ int32_t ga_dataset_target_count(const ga_dataset *dataset) {
     return dataset->target_count > 1 ? dataset->target_count : 1;
 }
 
+int64_t ga_dataset_more(const ga_dataset *dataset, int64_t row, int32_t *count_out) {
+    const ga_more_labels *more = dataset->more;
+    *count_out = more != NULL ? more->count[row / more->share] : 0;
+    return more != NULL ? more->begin[row / more->share] : 0;
+}
+
 float ga_dataset_target(const ga_dataset *dataset, int64_t row, int32_t target) {
     return target == 0 ? dataset->reward[row] : dataset->targets[row * dataset->target_count + target];
 }
@@ -140,8 +146,10 @@ static ga_status part_create(
     part->all_rows = calloc((size_t)all_groups + 1, sizeof *part->all_rows);
     part->all_place = malloc(((size_t)all_groups + 1) * sizeof *part->all_place);
     part->all_key = malloc(((size_t)all_groups + 1) * sizeof *part->all_key);
+    part->all_prompt = malloc(((size_t)all_groups + 1) * sizeof *part->all_prompt);
     if (part->rows == NULL || part->target == NULL || part->weight == NULL || part->begin == NULL ||
-        part->fold == NULL || part->all_rows == NULL || part->all_place == NULL || part->all_key == NULL) {
+        part->fold == NULL || part->all_rows == NULL || part->all_place == NULL || part->all_key == NULL ||
+        part->all_prompt == NULL) {
         ga_part_destroy(part);
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for %lld rows of examples", (long long)count);
     }
@@ -159,6 +167,7 @@ void ga_part_destroy(ga_part *part) {
     free(part->all_rows);
     free(part->all_place);
     free(part->all_key);
+    free(part->all_prompt);
     memset(part, 0, sizeof *part);
 }
 
@@ -208,6 +217,7 @@ static part_size part_measure(
 static void part_open_group(ga_part *part, const row_key *key, bool mine, int32_t *all, int64_t used) {
     const int32_t number = (*all)++;
     part->all_key[number] = key->group;
+    part->all_prompt[number] = key->prompt;
     part->all_place[number] = mine ? part->grouped.groups : -1;
     if (mine) {
         part->fold[part->grouped.groups] = (int32_t)(mix(key->prompt) % GA_FOLDS);
@@ -251,6 +261,7 @@ static ga_status part_fill(const ga_dataset *dataset, const row_key *keys, int64
 static void part_append(const ga_part *from, int32_t number, ga_part *part) {
     const int32_t group = from->all_place[number], all = part->all_groups++;
     part->all_key[all] = from->all_key[number];
+    part->all_prompt[all] = from->all_prompt[number];
     part->all_rows[all] = from->all_rows[number];
     part->all_place[all] = group < 0 ? -1 : part->grouped.groups;
     if (group < 0) {
@@ -320,6 +331,55 @@ ga_status ga_part_all(
     sort_groups(keys, count);
     const ga_status status = part_fill(dataset, keys, count, 1u << SIDE_TRAIN, weight_max, part_out, error);
     free(keys);
+    return status;
+}
+
+/* ---- prompts ---- */
+
+static int by_key(const void *a, const void *b) {
+    return compare_u64(*(const uint64_t *)a, *(const uint64_t *)b);
+}
+
+ga_status ga_part_prompts(const ga_part *part, uint64_t **prompts_out, int32_t *count_out, ga_error *error) {
+    const size_t groups = (size_t)part->all_groups;
+    uint64_t *prompts = malloc((groups + 1) * sizeof *prompts);
+    if (prompts == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the prompts of %zu groups", groups);
+    }
+    memcpy(prompts, part->all_prompt, groups * sizeof *prompts);
+    qsort(prompts, groups, sizeof *prompts, by_key);
+    int32_t count = 0;
+    for (size_t i = 0; i < groups; i++) {
+        if (count == 0 || prompts[i] != prompts[count - 1]) {
+            prompts[count++] = prompts[i];
+        }
+    }
+    *prompts_out = prompts;
+    *count_out = count;
+    return GA_OK;
+}
+
+bool ga_prompts_have(const uint64_t *prompts, int32_t count, uint64_t prompt) {
+    return bsearch(&prompt, prompts, (size_t)count, sizeof prompt, by_key) != NULL;
+}
+
+ga_status ga_part_of_prompts(
+    const ga_dataset *dataset, const ga_part *like, double weight_max, ga_part *part_out, ga_error *error) {
+    uint64_t *prompts;
+    int32_t prompt_count;
+    row_key *keys;
+    int64_t count;
+    GA_TRY(ga_part_prompts(like, &prompts, &prompt_count, error));
+    ga_status status = collect_keys(dataset, false, &keys, &count, error);
+    if (status == GA_OK) {
+        sort_groups(keys, count);
+        for (int64_t i = 0; i < count; i++) {
+            keys[i].side = ga_prompts_have(prompts, prompt_count, keys[i].prompt) ? SIDE_TRAIN : SIDE_TUNE;
+        }
+        status = part_fill(dataset, keys, count, 1u << SIDE_TRAIN, weight_max, part_out, error);
+        free(keys);
+    }
+    free(prompts);
     return status;
 }
 

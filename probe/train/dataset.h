@@ -21,14 +21,14 @@ typedef ga_status (*ga_dataset_fetch)(
     void *user, const int64_t *rows, int64_t count, ga_half *values_out, ga_error *error);
 
 /*
- * More labels than rows: rewards that pictures got under other prompts. Label k of row i is number
- * begin[i] + k < begin[i] + count[i]; rows of one rollout (its steps) share theirs. For such a label the
- * row's picture counts (x0, hidden), the prompt is the label's own, and whatever belongs to the row's own
+ * More labels than rows: rewards that pictures got under other prompts. See ga_dataset_more. For such a label
+ * the row's picture counts (x0, hidden), the prompt is the label's own, and whatever belongs to the row's own
  * prompt (attention, cfg, scores of previews) is unknown.
  */
 typedef struct ga_more_labels {
-    const int64_t *begin;   /* [rows] */
-    const int32_t *count;   /* [rows] */
+    int32_t share;          /* rows that share a place in begin and count: the steps of a rollout; ≥ 1 */
+    const int64_t *begin;   /* [rows / share] */
+    const int32_t *count;   /* [rows / share] */
     const float *reward;    /* [labels] target 0; the other targets have no label */
     const uint64_t *prompt; /* [labels] key of the other prompt, as ga_dataset.prompt */
     const int32_t *vector;  /* [labels] which of `vectors` */
@@ -80,6 +80,9 @@ ga_status ga_dataset_features(
 /* Label of a row for a target; NaN: none. */
 float ga_dataset_target(const ga_dataset *dataset, int64_t row, int32_t target);
 
+/* Number of the row's first label under another prompt; *count_out: how many it has, 0 without any. */
+int64_t ga_dataset_more(const ga_dataset *dataset, int64_t row, int32_t *count_out);
+
 /* max(target_count, 1) */
 int32_t ga_dataset_target_count(const ga_dataset *dataset);
 
@@ -90,16 +93,17 @@ int32_t ga_dataset_target_count(const ga_dataset *dataset);
  */
 typedef struct ga_part {
     int64_t count;
-    int64_t *rows;      /* [count] numbers in the dataset */
-    float *target;      /* [count] */
-    float *weight;      /* [count] 1/π, clipped, mean 1 over the rows of all processes */
-    int64_t *begin;     /* [groups + 1] */
-    int32_t *fold;      /* [groups] */
-    ga_grouped grouped; /* view of the above */
-    int32_t all_groups; /* of all processes */
-    int32_t *all_rows;  /* [all_groups] rows in the group */
-    int32_t *all_place; /* [all_groups] which group of this part it is; −1: another process brings it */
-    uint64_t *all_key;  /* [all_groups] of the group: the same for any number of processes */
+    int64_t *rows;        /* [count] numbers in the dataset */
+    float *target;        /* [count] */
+    float *weight;        /* [count] 1/π, clipped, mean 1 over the rows of all processes */
+    int64_t *begin;       /* [groups + 1] */
+    int32_t *fold;        /* [groups] */
+    ga_grouped grouped;   /* view of the above */
+    int32_t all_groups;   /* of all processes */
+    int32_t *all_rows;    /* [all_groups] rows in the group */
+    int32_t *all_place;   /* [all_groups] which group of this part it is; −1: another process brings it */
+    uint64_t *all_key;    /* [all_groups] of the group: the same for any number of processes */
+    uint64_t *all_prompt; /* [all_groups] its prompt's key */
 } ga_part;
 
 /*
@@ -118,6 +122,17 @@ ga_status ga_part_all(
 /* A part of about rows_max rows of a larger one (all processes together): every k-th group, or all. The
  * caller's. GA_ERR_MEMORY. */
 ga_status ga_part_thin(const ga_part *part, int64_t rows_max, ga_part *part_out, ga_error *error);
+
+/* The keys of the part's prompts, of all processes: ascending, each once. *prompts_out is freed by the
+ * caller. GA_ERR_MEMORY. */
+ga_status ga_part_prompts(const ga_part *part, uint64_t **prompts_out, int32_t *count_out, ga_error *error);
+
+/* Is the key among those? */
+bool ga_prompts_have(const uint64_t *prompts, int32_t count, uint64_t prompt);
+
+/* All usable rows of another dataset whose prompts the part has. GA_ERR_MEMORY. An empty part is no error. */
+ga_status ga_part_of_prompts(
+    const ga_dataset *dataset, const ga_part *like, double weight_max, ga_part *part_out, ga_error *error);
 
 /* Empty is allowed. */
 void ga_part_destroy(ga_part *part);
