@@ -242,37 +242,56 @@ static ga_status judge_steps(evaluating *e, ga_error *error) {
     return GA_OK;
 }
 
-/* How the prediction of the combined reward orders each scorer's own. target: scratch [rows]. */
-static ga_status judge_target(evaluating *e, int32_t index, double *target, ga_error *error) {
-    const ga_dataset *dataset = dataset_of(e);
-    ga_evaluated_lines *lines = &e->found->by_target;
+/* Scratch of what follows. */
+typedef struct scorer_room {
+    double *target, *prediction; /* [rows] */
+} scorer_room;
+
+static ga_status add_line(evaluating *e, ga_evaluated_lines *lines, const char *name,
+    const double *prediction, const double *target, ga_error *error) {
     ga_evaluated_line *line = &lines->lines[lines->count];
-    const ga_judged *judged = &e->judged;
-    for (int64_t i = 0; i < judged->rows; i++) {
-        target[i] = (double)ga_dataset_target(dataset, judged->row[i], index);
-    }
     ga_error why = {0};
-    const ga_status status = ga_within_estimate(GA_WITHIN_SPEARMAN, judged->prediction, target, judged->group,
-        ga_size(judged->rows), 0, RESAMPLES, &line->spearman, &why);
+    const ga_status status = ga_within_estimate(GA_WITHIN_SPEARMAN, prediction, target, e->judged.group,
+        ga_size(e->judged.rows), 0, RESAMPLES, &line->spearman, &why);
     if (status == GA_OK) {
-        (void)snprintf(line->name, sizeof line->name, "%s",
-            dataset->target_names != NULL ? dataset->target_names[index] : "combined");
+        (void)snprintf(line->name, sizeof line->name, "%s", name);
         lines->count++;
     }
     return pass_missing(status, &why, error);
 }
 
+/* How the prediction of the combined reward orders a scorer's own, and how the probe's head for it does. */
+static ga_status judge_target(evaluating *e, int32_t index, const scorer_room *room, ga_error *error) {
+    const ga_dataset *dataset = dataset_of(e);
+    const ga_judged *judged = &e->judged;
+    const char *name = dataset->target_names != NULL ? dataset->target_names[index] : "combined";
+    for (int64_t i = 0; i < judged->rows; i++) {
+        room->target[i] = (double)ga_dataset_target(dataset, judged->row[i], index);
+    }
+    GA_TRY(add_line(e, &e->found->by_target, name, judged->prediction, room->target, error));
+    const ga_probe_info *info = &e->found->probe;
+    for (int32_t head = 1; head < info->target_count; head++) {
+        if (strcmp(info->target_names[head], name) == 0) {
+            GA_TRY(ga_judged_score_target(e->probe, dataset, judged, head, room->prediction, error));
+            return add_line(e, &e->found->by_head, name, room->prediction, room->target, error);
+        }
+    }
+    return GA_OK;
+}
+
 static ga_status judge_targets(evaluating *e, ga_error *error) {
-    double *target = calloc(ga_size(e->judged.rows) + 1, sizeof *target);
-    if (target == NULL) {
+    const size_t rows = ga_size(e->judged.rows);
+    double *memory = calloc(2 * rows + 1, sizeof *memory);
+    if (memory == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "evaluate: out of memory");
     }
+    const scorer_room room = {.target = memory, .prediction = memory + rows};
     ga_status status = GA_OK;
     const int32_t count = ga_dataset_target_count(dataset_of(e));
     for (int32_t i = 0; i < count && i < GA_EVALUATED_LINES_MAX && status == GA_OK; i++) {
-        status = judge_target(e, i, target, error);
+        status = judge_target(e, i, &room, error);
     }
-    free(target);
+    free(memory);
     return status;
 }
 
@@ -440,6 +459,7 @@ static void print_figures(const ga_evaluated *e) {
     print_within("pairwise", &f->within[GA_WITHIN_PAIRWISE]);
     print_lines("step", &e->by_step);
     print_lines("scorer", &e->by_target);
+    print_lines("own head for", &e->by_head);
     print_lines("category", &e->by_category);
     if (e->has_ceiling) {
         print_within("largest Pearson possible", &e->ceiling.ceiling);

@@ -49,6 +49,7 @@ typedef struct ga_evaluated {
     ga_evaluated_rival rivals[GA_INPUT_COUNT + 4]; /* ridge, single inputs, another probe, … */
     int32_t rival_count;
     ga_evaluated_lines by_step, by_target, by_category;
+    ga_evaluated_lines by_head; /* each scorer's reward by the probe's own prediction of it */
     ga_evaluated_group worst[GA_WORST_MAX];
     bool has_ceiling;
     ga_ceiling ceiling;

@@ -276,6 +276,9 @@ void ga_evaluated_as_json(const ga_evaluated *e, FILE *out) {
     lines_as_json(&json, "by_step", &e->by_step);
     inputs_as_json(&json, e);
     lines_as_json(&json, "by_scorer", &e->by_target);
+    if (e->by_head.count > 0) {
+        lines_as_json(&json, "by_head", &e->by_head);
+    }
     if (e->by_category.count > 0) {
         lines_as_json(&json, "by_category", &e->by_category);
     }

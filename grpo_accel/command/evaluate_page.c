@@ -99,8 +99,10 @@ static void write_within(const ga_evaluated *e, FILE *out) {
     ga_page_table_end(out);
 }
 
-static void write_lines(FILE *out, const char *heading, const char *note, const ga_evaluated_lines *lines) {
-    if (lines->count < 2) {
+/* Nothing where there are fewer than lines_min. */
+static void write_lines(
+    FILE *out, const char *heading, const char *note, const ga_evaluated_lines *lines, int32_t lines_min) {
+    if (lines->count < lines_min) {
         return;
     }
     ga_page_section(out, heading, note);
@@ -505,10 +507,12 @@ void ga_evaluated_as_page(const ga_evaluated *e, FILE *out) {
     write_distribution(e, out);
     write_reliability(e, out);
     write_drift(e, out);
-    write_lines(out, "By decision step", NULL, &e->by_step);
+    write_lines(out, "By decision step", NULL, &e->by_step, 2);
     write_lines(out, "By scorer", "How the prediction of the combined reward orders each scorer's reward.",
-        &e->by_target);
-    write_lines(out, "By category of prompt", NULL, &e->by_category);
+        &e->by_target, 2);
+    write_lines(out, "By scorer, with its own head",
+        "How the probe's own prediction of each scorer orders it.", &e->by_head, 1);
+    write_lines(out, "By category of prompt", NULL, &e->by_category, 1);
     write_learning(e, out);
     write_worst(e, out);
     ga_page_end(out);

@@ -18,7 +18,9 @@ enum { CHUNK_ROWS = 256 };
 typedef struct row_chunk {
     int32_t count;
     ga_half *values; /* [CHUNK_ROWS, values_per_row] */
-    float mean[CHUNK_ROWS], other[CHUNK_ROWS], sigma[CHUNK_ROWS];
+    float sigma[CHUNK_ROWS];
+    /* [count, targets] */
+    float mean[CHUNK_ROWS * GA_NETWORK_TARGETS_MAX], variance[CHUNK_ROWS * GA_NETWORK_TARGETS_MAX];
 } row_chunk;
 
 static ga_status chunk_create(const ga_dataset *dataset, row_chunk **chunk_out, ga_error *error) {
@@ -56,12 +58,13 @@ static ga_status chunk_fill(
 typedef struct score_wish {
     const int64_t *rows;
     int64_t count;
+    int32_t target; /* of the probe */
     double *mean, *variance;
 } score_wish;
 
 /* Runs of rows with the same σ, as the probe takes them. */
 static ga_status score_chunk(ga_probe *probe, const ga_dataset *dataset, row_chunk *chunk, ga_error *error) {
-    const int32_t values = dataset->schema->values_per_row;
+    const int32_t values = dataset->schema->values_per_row, targets = probe->info.target_count;
     for (int32_t first = 0, end; first < chunk->count; first = end) {
         for (end = first + 1; end < chunk->count && chunk->sigma[end] == chunk->sigma[first];) {
             end++;
@@ -69,8 +72,8 @@ static ga_status score_chunk(ga_probe *probe, const ga_dataset *dataset, row_chu
         const ga_feature_block block = {.schema = dataset->schema,
             .rows = end - first,
             .values = chunk->values + (ptrdiff_t)first * values};
-        GA_TRY(ga_probe_score(
-            probe, &block, (double)chunk->sigma[first], chunk->mean + first, chunk->other + first, error));
+        GA_TRY(ga_probe_score_all(probe, &block, (double)chunk->sigma[first],
+            chunk->mean + (ptrdiff_t)first * targets, chunk->variance + (ptrdiff_t)first * targets, error));
     }
     return GA_OK;
 }
@@ -86,9 +89,10 @@ static ga_status score_all(
             status = score_chunk(probe, dataset, chunk, error);
         }
         for (int32_t i = 0; i < chunk->count && status == GA_OK; i++) {
-            wanted->mean[first + i] = (double)chunk->mean[i];
+            const int32_t at = i * probe->info.target_count + wanted->target;
+            wanted->mean[first + i] = (double)chunk->mean[at];
             if (wanted->variance != NULL) {
-                wanted->variance[first + i] = (double)chunk->other[i];
+                wanted->variance[first + i] = (double)chunk->variance[at];
             }
         }
     }
@@ -194,6 +198,18 @@ ga_status ga_judged_score(
     ga_probe *probe, const ga_dataset *dataset, const ga_judged *judged, double *mean_out, ga_error *error) {
     GA_TRY(check_layout(probe, dataset, error));
     const score_wish wanted = {.rows = judged->row, .count = judged->rows, .mean = mean_out};
+    return score_all(probe, dataset, &wanted, error);
+}
+
+ga_status ga_judged_score_target(ga_probe *probe, const ga_dataset *dataset, const ga_judged *judged,
+    int32_t target, double *mean_out, ga_error *error) {
+    GA_TRY(check_layout(probe, dataset, error));
+    if (target < 0 || target >= probe->info.target_count) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "the probe has %d targets, no number %d",
+            probe->info.target_count, target);
+    }
+    const score_wish wanted = {
+        .rows = judged->row, .count = judged->rows, .target = target, .mean = mean_out};
     return score_all(probe, dataset, &wanted, error);
 }
 

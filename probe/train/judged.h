@@ -39,6 +39,11 @@ void ga_judged_destroy(ga_judged *judged);
 ga_status ga_judged_score(
     ga_probe *probe, const ga_dataset *dataset, const ga_judged *judged, double *mean_out, ga_error *error);
 
+/* Calibrated predictions of one of the probe's targets (0 … target_count − 1) for the same rows: mean_out
+ * [rows]. Errors as ga_judge. */
+ga_status ga_judged_score_target(ga_probe *probe, const ga_dataset *dataset, const ga_judged *judged,
+    int32_t target, double *mean_out, ga_error *error);
+
 /* The order that the probe's ridge alone gives the same rows: score_out [rows]. A scalar probe has no other.
  */
 ga_status ga_judged_ridge(

@@ -112,7 +112,8 @@ def test_the_answer_has_all_members(world):
     assert sum(spread["histogram"]) == spread["n_groups"] == groups
     assert spread["deciles"] == sorted(spread["deciles"]) and len(spread["deciles"]) == 11
     assert len(found["worst_groups"]) == 10
-    assert [group["spearman"] for group in found["worst_groups"]] == sorted(g["spearman"] for g in found["worst_groups"])
+    worst = [group["spearman"] for group in found["worst_groups"]]
+    assert worst == sorted(worst)
     assert found["worst_groups"][0]["spearman"] == pytest.approx(spread["deciles"][0])
     assert all(len(group["prompt_hash"]) == 32 and group["prompt"] is None for group in found["worst_groups"])
 
@@ -182,7 +183,8 @@ def test_a_retest_gives_the_ceiling(world, tmp_path):
     add_retest(run)
     found = answer("evaluate", "--probe", good, "--data", run)
     assert found["ceiling"]["retest_pearson"]["value"] == pytest.approx(0.6, abs=0.06)
-    assert found["ceiling"]["pearson_max"]["value"] == pytest.approx(np.sqrt(found["ceiling"]["retest_pearson"]["value"]))
+    retest = found["ceiling"]["retest_pearson"]["value"]
+    assert found["ceiling"]["pearson_max"]["value"] == pytest.approx(np.sqrt(retest))
     assert "retest" not in found["by_scorer"]  # nothing to predict
 
 
@@ -194,7 +196,8 @@ def test_categories_by_text_or_hash(world, tmp_path):
     table.write_text("prompt_hash,category\n" + "\n".join(lines) + "\n\"a prompt, with a comma\",other\n")
     found = answer("evaluate", "--probe", good, "--data", new, "--categories", table)["by_category"]
     assert set(found) == {"even", "odd", "(no category)"}
-    assert sum(figure["n_groups"] for figure in found.values()) == answer("evaluate", "--probe", good, "--data", new)["n_groups"]
+    all_groups = answer("evaluate", "--probe", good, "--data", new)["n_groups"]
+    assert sum(figure["n_groups"] for figure in found.values()) == all_groups
     table.write_text("prompt,category\nabc\n")
     assert f"{table}:2: expected 'prompt,category'" in must(
         3, "evaluate", "--probe", good, "--data", new, "--categories", table).stderr
@@ -214,6 +217,22 @@ def test_steps_are_judged_each_and_together(tmp_path):
     assert set(late["by_step"]) == {"3"}
     assert late["within"]["spearman"]["value"] == pytest.approx(found["by_step"]["3"]["value"], abs=1e-9)
     must(3, "evaluate", "--probe", probe, "--data", run, "--step", "9")
+
+
+def test_each_scorer_has_its_own_head(world, tmp_path):
+    folder, new, _, _ = world
+    probe, judged = tmp_path / "heads.safetensors", shutil.copytree(new, tmp_path / "new")
+    learned = shutil.copytree(folder / "old", tmp_path / "old")
+    for run in (learned, judged):  # a scorer that wants the opposite
+        for path in segments(run):
+            with h5py.File(path, "a") as file:
+                replace(file, "reward/opposite", -file["reward/combined"][:])
+    must(0, "train", "--data", learned, "--out", probe, "--targets", "all", *QUICK)
+    found = answer("evaluate", "--probe", probe, "--data", judged, "--report", tmp_path / "report")
+    assert set(found["by_scorer"]) == {"combined", "opposite", "shapes"}
+    assert set(found["by_head"]) == {"opposite", "shapes"}
+    assert found["by_scorer"]["opposite"]["value"] < -0.6 and found["by_head"]["opposite"]["value"] > 0.6
+    assert "By scorer, with its own head" in page_of(tmp_path / "report")[0]
 
 
 def test_the_report_is_a_page_and_the_same_figures(world, tmp_path):
