@@ -8,6 +8,7 @@
 #include "grpo_accel/compute/half.h"
 #include "probe/parts.h"
 #include "probe/train/evaluate.h"
+#include "probe/train/learning.h"
 #include "probe/train/promote.h"
 #include "probe/train/train.h"
 
@@ -655,6 +656,76 @@ static void a_worse_candidate_is_kept_out(void **state) {
     world_free(&bad);
 }
 
+/* Where rows were pruned, the rows kept by chance decide, and the interval of the paired difference does. */
+static void promotion_looks_at_rows_kept_by_chance(void **state) {
+    (void)state;
+    world good = make_world(19, PLANTED_LINEAR, 160, true), bad = make_world(20, PLANTED_NOTHING, 60, true);
+    ga_train_options options = options_for_tests();
+    options.network.architecture = GA_NETWORK_NONE;
+    ga_probe *useful = NULL, *useless = NULL;
+    ga_train_report report;
+    test_ok(train_world(&good, &options, NULL, &useful, &report, NULL), NULL);
+    test_ok(train_world(&bad, &options, NULL, &useless, &report, NULL), NULL);
+    ga_promote_options how = {.held_share = 0.5, .tolerance = 0.03, .resamples = 300, .seed = 1};
+    ga_promotion promotion;
+    test_ok(ga_promote(useless, useful, &good.dataset, &how, &promotion, NULL), NULL);
+    assert_false(promotion.promote || promotion.audited_only);
+    assert_true(promotion.difference.high < 0.0 && promotion.difference.low < promotion.difference.high);
+    const int64_t all_groups = promotion.groups;
+    /* half of the groups lose rows to a prediction; the others are kept by chance */
+    for (int64_t i = 0; i < good.dataset.rows; i++) {
+        const bool audited = i / GROUP_ROWS % 4 < 2; /* whole prompts: two groups each */
+        good.audit[i] = audited ? 1 : 0;
+        good.reward[i] = audited || i % 3 != 0 ? good.reward[i] : NAN;
+    }
+    test_ok(ga_promote(useless, useful, &good.dataset, &how, &promotion, NULL), NULL);
+    assert_true(promotion.audited_only && promotion.groups < all_groups);
+    assert_true(promotion.groups >= GA_PROMOTE_AUDITED_GROUPS_MIN);
+    assert_non_null(strstr(promotion.reason, "kept by chance"));
+    assert_false(promotion.promote);
+    memset(good.audit, 0, (size_t)good.dataset.rows); /* too few kept by chance: all judge */
+    test_ok(ga_promote(useful, useless, &good.dataset, &how, &promotion, NULL), NULL);
+    assert_true(promotion.promote && !promotion.audited_only && promotion.difference.low > 0.0);
+    /* an interval that reaches below the tolerance is not "not worse" */
+    how.tolerance = -2.0;
+    test_ok(ga_promote(useful, useless, &good.dataset, &how, &promotion, NULL), NULL);
+    assert_false(promotion.promote);
+    ga_probe_close(&useful);
+    ga_probe_close(&useless);
+    world_free(&good);
+    world_free(&bad);
+}
+
+/* The same prompts judge whatever share is learned from, and more rows do not hurt. */
+static void the_learning_curve_keeps_its_judges(void **state) {
+    (void)state;
+    world w = make_world(21, PLANTED_LINEAR, 120, true);
+    ga_train_options options = options_for_tests();
+    options.network.architecture = GA_NETWORK_NONE;
+    const int32_t steps[] = {3};
+    options.model = "m";
+    options.steps = steps;
+    options.step_count = 1;
+    options.steps_total = 10;
+    const ga_train_callbacks callbacks = {.stop = NULL};
+    ga_learning_point few, all;
+    w.dataset.schema = &w.schema;
+    test_ok(
+        ga_learning_measure(&w.dataset, &options, &callbacks, ga_compute_native(), 0.25, &few, NULL), NULL);
+    test_ok(
+        ga_learning_measure(&w.dataset, &options, &callbacks, ga_compute_native(), 1.0, &all, NULL), NULL);
+    assert_int_equal(few.spearman[GA_PROBE_RIDGE].groups, all.spearman[GA_PROBE_RIDGE].groups);
+    assert_true(few.groups >= all.groups / 5 && few.groups <= all.groups / 3);
+    assert_int_equal(few.rows, few.groups * GROUP_ROWS);
+    assert_true(all.spearman[GA_PROBE_RIDGE].value > few.spearman[GA_PROBE_RIDGE].value - 0.05);
+    assert_true(all.residual > 0.05 && all.residual < few.residual * 1.2);
+    assert_int_equal(all.spearman[GA_PROBE_NETWORK].groups, 0);
+    assert_int_equal(
+        ga_learning_measure(&w.dataset, &options, &callbacks, ga_compute_native(), 0.0, &few, NULL),
+        GA_ERR_ARGUMENT);
+    world_free(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompts_never_sit_on_both_sides),
@@ -671,6 +742,8 @@ int main(void) {
         cmocka_unit_test(options_are_checked),
         cmocka_unit_test(evaluation_agrees_with_the_plant),
         cmocka_unit_test(a_worse_candidate_is_kept_out),
+        cmocka_unit_test(promotion_looks_at_rows_kept_by_chance),
+        cmocka_unit_test(the_learning_curve_keeps_its_judges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
