@@ -1,5 +1,6 @@
 #include "grpo_accel/feature/feature.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "grpo_accel/base/check.h"
@@ -219,59 +220,91 @@ static ga_status check_row_count(
 /* ---- attention -------------------------------------------------------------------------------------------
  */
 
-/* Maps of the wanted statistics one behind the other in `floats`; the rest NULL. */
-static ga_attention_maps divide_maps(uint32_t statistics, size_t tokens, float *floats) {
-    ga_attention_maps maps;
-    int32_t used = 0;
-    for (int k = 0; k < GA_ATTENTION_STATISTIC_COUNT; k++) {
-        const bool wanted = (statistics & GA_ATTENTION_BIT(k)) != 0;
-        maps.maps[k] = wanted ? floats + (size_t)used * tokens : NULL;
-        used += wanted;
-    }
-    return maps;
+/* Where the views are and whoever computes there. */
+typedef struct attention_call {
+    const ga_compute *compute;
+    ga_attention_op op;
+    float *maps;
+} attention_call;
+
+static ga_status run_attention(void *user, ga_error *error) {
+    const attention_call *call = user;
+    return call->compute->attention(&call->op, call->maps, error);
 }
 
-static ga_status put_attention_row(const ga_feature_block *block, const ga_input_shape *shape, int32_t first,
-    int32_t row, const ga_attention_maps *maps, int32_t height, int32_t width, float *pooled,
-    ga_error *error) {
-    int32_t channel = first;
-    for (int k = 0; k < GA_ATTENTION_STATISTIC_COUNT; k++) {
-        if (maps->maps[k] != NULL) {
-            GA_TRY(put_map(block, shape, row, channel, maps->maps[k], height, width, pooled, error));
-            channel++;
+/* On the device where q and k are: nothing but the maps leaves it. */
+static ga_status attention_on_device(
+    const ga_attention_views *views, const ga_compute *compute, float *maps_out, ga_error *error) {
+    const ga_tensor *query = views->query;
+    if (compute == NULL || compute->attention == NULL || compute->device != query->device ||
+        compute->device_index != query->device_index) {
+        return GA_FAIL(error, GA_ERR_MISSING,
+            "attention: q and k are on device %d:%d, where provider %s can't compute; set probe.provider to "
+            "torch, or hand in copies on the CPU",
+            query->device, query->device_index, compute == NULL ? "native" : compute->name);
+    }
+    attention_call call = {.compute = compute, .maps = maps_out};
+    call.op = (ga_attention_op){.rows = views->rows,
+        .heads = views->heads,
+        .image_tokens = views->image_tokens,
+        .text_tokens = views->text_tokens,
+        .head_size = views->head_size,
+        .query = query,
+        .key_image = views->key_image,
+        .key_text = views->key_text,
+        .content = views->content,
+        .statistics = views->statistics == 0 ? GA_ATTENTION_DEFAULT : views->statistics};
+    return compute->run(run_attention, &call, error);
+}
+
+/* Channels first … of every row from maps [rows, count, height, width]. */
+static ga_status put_maps(const ga_feature_block *block, const ga_input_shape *shape, int32_t first,
+    int32_t count, const float *maps, int32_t height, int32_t width, float *pooled, ga_error *error) {
+    for (int32_t row = 0; row < block->rows; row++) {
+        for (int32_t k = 0; k < count; k++) {
+            GA_TRY(put_map(block, shape, row, first + k, maps, height, width, pooled, error));
+            maps += (ptrdiff_t)height * width;
         }
+    }
+    return GA_OK;
+}
+
+static ga_status check_tap(const ga_feature_block *block, int32_t tap, const ga_attention_views *views,
+    int32_t token_height, int32_t token_width, const ga_input_shape **shape_out, ga_error *error) {
+    GA_TRY(ga_attention_check(views, error));
+    GA_TRY(check_row_count(block, views->rows, "attention", error));
+    const int32_t count = ga_attention_count(views->statistics);
+    if (tap < 0 || tap > INT32_MAX / GA_ATTENTION_STATISTIC_COUNT) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "features: tap %d", tap);
+    }
+    GA_TRY(need_input(block, GA_INPUT_ATTENTION, tap * count, count, shape_out, error));
+    if (token_height < 1 || token_width < 1 || (int64_t)token_height * token_width != views->image_tokens) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "features: %d image tokens on a grid of %d × %d",
+            views->image_tokens, token_height, token_width);
     }
     return GA_OK;
 }
 
 ga_status ga_feature_put_attention(ga_feature_block *block, int32_t tap, const ga_attention_views *views,
     int32_t token_height, int32_t token_width, const ga_compute *compute, ga_arena *arena, ga_error *error) {
-    GA_TRY(ga_attention_check(views, error));
-    GA_TRY(check_row_count(block, views->rows, "attention", error));
-    const int32_t count = ga_attention_count(views->statistics);
     const ga_input_shape *shape = NULL;
-    if (tap < 0 || tap > INT32_MAX / GA_ATTENTION_STATISTIC_COUNT) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "features: tap %d", tap);
-    }
-    GA_TRY(need_input(block, GA_INPUT_ATTENTION, tap * count, count, &shape, error));
-    if (token_height < 1 || token_width < 1 || (int64_t)token_height * token_width != views->image_tokens) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "features: %d image tokens on a grid of %d × %d",
-            views->image_tokens, token_height, token_width);
-    }
-    const size_t tokens = (size_t)views->image_tokens;
-    float *workspace = NULL, *floats = NULL, *pooled = NULL;
-    GA_TRY(take_floats(arena, ga_attention_workspace_floats(views), &workspace, error));
-    GA_TRY(take_floats(arena, tokens * (size_t)count, &floats, error));
+    GA_TRY(check_tap(block, tap, views, token_height, token_width, &shape, error));
+    float *pooled = NULL;
     GA_TRY(take_floats(arena, (size_t)shape->height * (size_t)shape->width, &pooled, error));
-    const uint32_t statistics = views->statistics == 0 ? GA_ATTENTION_DEFAULT : views->statistics;
-    const ga_attention_maps maps = divide_maps(statistics, tokens, floats);
-    const ga_compute *provider = compute != NULL ? compute : ga_compute_native();
-    for (int32_t row = 0; row < block->rows; row++) {
-        GA_TRY(ga_attention_row(views, row, provider, workspace, &maps, error));
-        GA_TRY(put_attention_row(
-            block, shape, tap * count, row, &maps, token_height, token_width, pooled, error));
+    const int32_t count = ga_attention_count(views->statistics);
+    /* not the arena's, which would hold the maps of all taps until the batch ends */
+    float *maps = calloc((size_t)views->rows * (size_t)count, (size_t)views->image_tokens * sizeof *maps);
+    if (maps == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "features: no memory for attention of %d rows", views->rows);
     }
-    return GA_OK;
+    ga_status status = views->query->device == GA_DEVICE_CPU
+                           ? ga_attention_compute(views, maps, error)
+                           : attention_on_device(views, compute, maps, error);
+    if (status == GA_OK) {
+        status = put_maps(block, shape, tap * count, count, maps, token_height, token_width, pooled, error);
+    }
+    free(maps);
+    return status;
 }
 
 /* ---- latents ---------------------------------------------------------------------------------------------
@@ -337,7 +370,7 @@ ga_status ga_feature_put_scalars(
 
 ga_status ga_feature_put_vectors(
     ga_feature_block *block, ga_input input, const ga_tensor *vectors, ga_arena *arena, ga_error *error) {
-    GA_TRY(ga_read_check(vectors, "vectors", 2, error));
+    GA_TRY(ga_read_check_host(vectors, "vectors", 2, error));
     GA_TRY(check_row_count(block, vectors->shape[0], "vectors", error));
     const int32_t count = (int32_t)vectors->shape[1];
     const ga_input_shape *shape = NULL;

@@ -9,6 +9,7 @@
 #include "grpo_accel/base/arena.h"
 #include "grpo_accel/base/flow.h"
 #include "grpo_accel/base/status.h"
+#include "grpo_accel/compute/compute.h"
 #include "grpo_accel/feature/attention.h"
 
 /* What the inputs of a run look like. Fields of inputs that are not wanted are ignored. */
@@ -43,14 +44,20 @@ void ga_feature_clear(ga_feature_block *block);
 
 /*
  * Attention of tapped block number `tap` of the block's rows (views->rows must be as many), image tokens on a
- * grid of token_height × token_width. views->statistics must be what the schema was made with. `compute`
- * multiplies in the CPU's memory; NULL: the native provider. Scratch comes from the arena. Errors:
- * GA_ERR_ARGUMENT (shapes, grid, tap out of range), GA_ERR_MEMORY.
+ * grid of token_height × token_width. views->statistics must be what the schema was made with. Tensors on the
+ * CPU are reduced there by this room's own kernel, whatever `compute` is; those on another device by
+ * compute->attention, so that q and k never leave it. Scratch comes from the arena and, for the call, from
+ * the system. Errors: GA_ERR_ARGUMENT (shapes, grid, tap out of range), GA_ERR_MISSING (a device where
+ * `compute` has no attention), GA_ERR_MEMORY, those of compute->attention.
  */
 ga_status ga_feature_put_attention(ga_feature_block *block, int32_t tap, const ga_attention_views *views,
     int32_t token_height, int32_t token_width, const ga_compute *compute, ga_arena *arena, ga_error *error);
 
-/* x0 = latent − sigma·velocity, both [block->rows, channels, height, width]. Errors: as above. */
+/*
+ * x0 = latent − sigma·velocity, both [block->rows, channels, height, width]. Latents, velocities and vectors
+ * are small, so here and below they are CPU tensors: the caller copies. Errors: GA_ERR_ARGUMENT,
+ * GA_ERR_MEMORY.
+ */
 ga_status ga_feature_put_x0(ga_feature_block *block, const ga_tensor *latent, const ga_tensor *velocity,
     double sigma, ga_arena *arena, ga_error *error);
 

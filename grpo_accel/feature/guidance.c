@@ -7,8 +7,8 @@
 #include "grpo_accel/feature/read.h"
 
 ga_status ga_guidance_check(const ga_tensor *conditional, const ga_tensor *unconditional, ga_error *error) {
-    GA_TRY(ga_read_check(conditional, "conditional velocity", 4, error));
-    GA_TRY(ga_read_check(unconditional, "unconditional velocity", 4, error));
+    GA_TRY(ga_read_check_host(conditional, "conditional velocity", 4, error));
+    GA_TRY(ga_read_check_host(unconditional, "unconditional velocity", 4, error));
     for (int i = 0; i < 4; i++) {
         if (conditional->shape[i] != unconditional->shape[i]) {
             return GA_FAIL(error, GA_ERR_ARGUMENT,

@@ -5,8 +5,8 @@
 #include "grpo_accel/feature/read.h"
 
 ga_status ga_latent_check(const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error) {
-    GA_TRY(ga_read_check(latent, "latent", 4, error));
-    GA_TRY(ga_read_check(velocity, "velocity", 4, error));
+    GA_TRY(ga_read_check_host(latent, "latent", 4, error));
+    GA_TRY(ga_read_check_host(velocity, "velocity", 4, error));
     for (int i = 0; i < 4; i++) {
         if (latent->shape[i] != velocity->shape[i]) {
             return GA_FAIL(error, GA_ERR_ARGUMENT,

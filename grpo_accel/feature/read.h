@@ -4,8 +4,11 @@
 
 #include "grpo_accel/base/status.h"
 
-/* GA_OK if the view can be read by the functions below; else GA_ERR_ARGUMENT with its name in the message. */
+/* GA_OK for f32, f16 or bf16 of `dims` dimensions on any device; else GA_ERR_ARGUMENT, with its name. */
 ga_status ga_read_check(const ga_tensor *view, const char *name, int32_t dims, ga_error *error);
+
+/* The same, and it must be on the CPU, where the functions below can read it. */
+ga_status ga_read_check_host(const ga_tensor *view, const char *name, int32_t dims, ga_error *error);
 
 /* values_out[i] = scale · element `i` of the run that begins at element `offset` with elements `stride`
  * apart. */

@@ -6,11 +6,13 @@
 #include "grpo_accel/base/arena.h"
 #include "grpo_accel/compute/half.h"
 #include "grpo_accel/compute/tensor.h"
+#include "grpo_accel/feature/attention_work.h"
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/feature/guidance.h"
 #include "grpo_accel/feature/latent.h"
 #include "grpo_accel/feature/pool.h"
 #include "grpo_accel/feature/read.h"
+#include "grpo_accel/feature/tile.h"
 
 /* ---- tensors of every kind ---- */
 
@@ -76,7 +78,7 @@ typedef struct attention_case {
     int32_t dtype;
     const int *order;
     double scale; /* of queries: spread of the logits */
-    int mask;     /* 0: none, 1: by row, 2: shared, 3: all masked */
+    int mask;     /* 0: none, 1: by row, 2: all masked */
     double tolerance;
 } attention_case;
 
@@ -84,16 +86,20 @@ static const attention_case attention_cases[] = {
     {"plain", 2, 3, 16, 16, 7, 8, GA_F32, natural_order, 1, 0, 1e-5},
     {"several tiles", 1, 2, 300, 577, 77, 64, GA_F32, natural_order, 1, 1, 1e-5},
     {"odd sizes", 3, 1, 131, 129, 257, 5, GA_F32, odd_order, 1, 1, 1e-5},
-    {"tokens before heads", 2, 4, 35, 35, 9, 16, GA_F32, token_order, 1, 2, 1e-5},
+    {"tokens before heads", 2, 4, 35, 35, 9, 16, GA_F32, token_order, 1, 1, 1e-5},
     {"fp16", 2, 2, 20, 20, 11, 12, GA_F16, natural_order, 1, 1, 1e-5},
     {"bf16", 2, 2, 20, 20, 11, 12, GA_BF16, token_order, 1, 1, 1e-5},
     {"cross-attention", 2, 2, 64, 0, 77, 8, GA_F32, natural_order, 1, 1, 1e-5},
     {"cross-attention without mask", 2, 2, 30, 0, 5, 8, GA_F16, odd_order, 2, 0, 1e-5},
-    {"all masked", 2, 2, 9, 9, 5, 4, GA_F32, natural_order, 1, 3, 1e-5},
+    {"all masked", 2, 2, 9, 9, 5, 4, GA_F32, natural_order, 1, 2, 1e-5},
     {"one of everything", 1, 1, 1, 1, 1, 1, GA_F32, natural_order, 1, 0, 1e-5},
     {"large logits", 2, 2, 40, 40, 13, 16, GA_F32, natural_order, 60, 1, 2e-3},
+    {"two pieces", 1, 1, 531, 523, 21, 8, GA_F32, token_order, 1, 1, 1e-5},
+    {"logits beyond a float's exponent", 1, 2, 70, 70, 13, 16, GA_F32, odd_order, 300, 0, 1e-2},
     {"equal logits", 1, 2, 10, 10, 6, 8, GA_F32, natural_order, 0, 0, 1e-5},
 };
+
+#define ALL_STATISTICS ((1u << GA_ATTENTION_STATISTIC_COUNT) - 1u)
 
 typedef struct attention_inputs {
     stored query, key_image, key_text;
@@ -113,7 +119,7 @@ static attention_inputs make_inputs(const attention_case *what, ga_random *rando
     made.content = malloc(count);
     assert_non_null(made.content);
     for (size_t i = 0; i < count; i++) {
-        made.content[i] = what->mask == 3 ? 0 : ga_random_below(random, 3) != 0;
+        made.content[i] = what->mask == 2 ? 0 : ga_random_below(random, 3) != 0;
     }
     return made;
 }
@@ -128,7 +134,8 @@ static ga_attention_views views_of(const attention_case *what, const attention_i
         .key_image = what->image_keys > 0 ? &inputs->key_image.view : NULL,
         .key_text = &inputs->key_text.view,
         .content = what->mask == 0 ? NULL : inputs->content,
-        .content_is_shared = what->mask == 2};
+        .statistics = ALL_STATISTICS,
+        .threads = 1};
 }
 
 static double dot(const double *a, const double *b, int32_t count) {
@@ -164,48 +171,86 @@ static void naive_head(const attention_case *what, const attention_inputs *input
     free(logits);
 }
 
-static void naive_statistics(
-    const attention_case *what, const attention_inputs *inputs, int32_t row, int32_t token, double out[5]) {
-    double *p = calloc((size_t)what->text_tokens, sizeof *p);
-    assert_non_null(p);
-    for (int32_t head = 0; head < what->heads; head++) {
-        naive_head(what, inputs, row, head, token, p);
+/* A row by the definition, in double precision. */
+typedef struct naive_row {
+    int32_t image_tokens, text_tokens;
+    const uint8_t *content; /* NULL: all */
+    bool joint;
+    double *p;             /* [image tokens, text tokens] */
+    double *concentration; /* [text tokens] */
+} naive_row;
+
+static naive_row make_naive(const attention_case *what, const attention_inputs *inputs, int32_t row) {
+    const int32_t n = what->image_tokens, m = what->text_tokens;
+    naive_row made = {.image_tokens = n, .text_tokens = m, .joint = what->image_keys > 0};
+    made.content = what->mask == 0 ? NULL : inputs->content + (ptrdiff_t)row * m;
+    made.p = calloc((size_t)n * (size_t)m, sizeof(double));
+    made.concentration = calloc((size_t)m, sizeof(double));
+    assert_true(made.p != NULL && made.concentration != NULL);
+    for (int32_t i = 0; i < n; i++) {
+        for (int32_t head = 0; head < what->heads; head++) {
+            naive_head(what, inputs, row, head, i, made.p + (ptrdiff_t)i * m);
+        }
     }
-    double text = 0, content = 0, square = 0, maximum = 0, entropy = 0;
+    for (int32_t j = 0; j < m; j++) {
+        double sum = 0, entropy = 0;
+        for (int32_t i = 0; i < n; i++) {
+            sum += made.p[i * m + j];
+        }
+        for (int32_t i = 0; i < n; i++) {
+            const double q = sum > 0 ? made.p[i * m + j] / sum : 0;
+            entropy -= q > 0 ? q * log(q) : 0;
+        }
+        made.concentration[j] = n == 1 ? 1 : 1 - entropy / log((double)n);
+    }
+    return made;
+}
+
+static void free_naive(naive_row *made) {
+    free(made->p);
+    free(made->concentration);
+}
+
+/* The statistics of an image token, and the sum over content. */
+static double naive_statistics(
+    const naive_row *row, int32_t token, double out[GA_ATTENTION_STATISTIC_COUNT]) {
+    const double *p = row->p + (ptrdiff_t)token * row->text_tokens;
+    double text = 0, content = 0, square = 0, maximum = 0, entropy = 0, mixed = 0;
     int count = 0;
-    for (int32_t j = 0; j < what->text_tokens; j++) {
-        const int32_t place = what->mask == 2 ? j : row * what->text_tokens + j;
-        const bool is_content = what->mask == 0 || inputs->content[place] != 0;
+    for (int32_t j = 0; j < row->text_tokens; j++) {
+        const bool is_content = row->content == NULL || row->content[j] != 0;
         text += p[j];
         content += is_content ? p[j] : 0;
         square += is_content ? p[j] * p[j] : 0;
         maximum = is_content ? fmax(maximum, p[j]) : maximum;
+        mixed += is_content ? p[j] * row->concentration[j] : 0;
         count += is_content;
     }
-    for (int32_t j = 0; j < what->text_tokens; j++) {
-        const int32_t place = what->mask == 2 ? j : row * what->text_tokens + j;
-        const bool is_content = what->mask == 0 || inputs->content[place] != 0;
+    for (int32_t j = 0; j < row->text_tokens; j++) {
+        const bool is_content = row->content == NULL || row->content[j] != 0;
         entropy -= is_content && p[j] > 0 ? p[j] / content * log(p[j] / content) : 0;
     }
     const double mean = count > 0 ? content / count : 0;
-    out[GA_ATTENTION_MASS] = what->image_keys > 0 ? text : content;
+    out[GA_ATTENTION_MASS] = row->joint ? text : content;
     out[GA_ATTENTION_ENTROPY] = entropy;
     out[GA_ATTENTION_MAXIMUM] = maximum;
-    out[4] = content;
     out[GA_ATTENTION_SPREAD] = content > 0 ? sqrt(fmax(square / count - mean * mean, 0)) / mean : 0;
-    free(p);
+    out[GA_ATTENTION_SHARE] = content > 0 ? maximum / content : 0;
+    out[GA_ATTENTION_CONCENTRATION] = content > 0 ? mixed / content : 0;
+    return content;
 }
 
+/* maps [6, image tokens] */
 static void expect_row(
-    const attention_case *what, const attention_inputs *inputs, int32_t row, const ga_attention_maps *maps) {
+    const attention_case *what, const attention_inputs *inputs, int32_t row, const float *maps) {
+    naive_row naive = make_naive(what, inputs, row);
     for (int32_t token = 0; token < what->image_tokens; token++) {
-        double expected[5];
-        naive_statistics(what, inputs, row, token, expected);
-        for (int k = 0; k < 4; k++) {
-            const double found = (double)maps->maps[k][token];
+        double expected[GA_ATTENTION_STATISTIC_COUNT];
+        const double content = naive_statistics(&naive, token, expected);
+        for (int k = 0; k < GA_ATTENTION_STATISTIC_COUNT; k++) {
+            const double found = (double)maps[k * what->image_tokens + token];
             /* shares of a text that fp32 hardly has a number for */
-            if (expected[4] > 0 && expected[4] < 1e-30 &&
-                (k == GA_ATTENTION_ENTROPY || k == GA_ATTENTION_SPREAD)) {
+            if (content > 0 && content < 1e-30 && k != GA_ATTENTION_MASS && k != GA_ATTENTION_MAXIMUM) {
                 assert_true(isfinite(found));
                 continue;
             }
@@ -217,73 +262,129 @@ static void expect_row(
             }
         }
     }
+    free_naive(&naive);
 }
 
+static float *compute_maps(const ga_attention_views *views) {
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_attention_check(views, &error), &error);
+    const size_t count = (size_t)views->rows * (size_t)ga_attention_count(views->statistics);
+    float *maps = malloc(count * (size_t)views->image_tokens * sizeof *maps);
+    assert_non_null(maps);
+    test_ok(ga_attention_compute(views, maps, &error), &error);
+    return maps;
+}
+
+static void free_inputs(attention_inputs *inputs) {
+    free(inputs->content);
+    free_stored(&inputs->query);
+    free_stored(&inputs->key_image);
+    free_stored(&inputs->key_text);
+}
+
+/* By every kernel that this processor can run. */
 static void attention_is_as_defined(void **state) {
     (void)state;
     ga_random random = test_random(1);
+    int32_t kernels = 0;
+    const ga_tile_kernel *const *kernel = ga_tile_kernels(&kernels);
     for (size_t i = 0; i < sizeof attention_cases / sizeof *attention_cases; i++) {
         const attention_case *what = &attention_cases[i];
         attention_inputs inputs = make_inputs(what, &random);
-        const ga_attention_views views = views_of(what, &inputs);
-        ga_error error;
-        ga_error_clear(&error);
-        test_ok(ga_attention_check(&views, &error), &error);
-        const size_t floats = ga_attention_workspace_floats(&views);
-        const size_t tokens = (size_t)what->image_tokens;
-        float *workspace = malloc(floats * sizeof(float)), *maps = malloc(4 * tokens * sizeof(float));
-        assert_true(workspace != NULL && maps != NULL);
-        const ga_attention_maps out = {{maps, maps + tokens, maps + 2 * tokens, maps + 3 * tokens}};
-        for (int32_t row = 0; row < what->held_rows; row++) {
-            test_ok(ga_attention_row(&views, row, ga_compute_native(), workspace, &out, &error), &error);
-            expect_row(what, &inputs, row, &out);
+        ga_attention_views views = views_of(what, &inputs);
+        for (int32_t k = 0; k < kernels; k++) {
+            views.kernel = kernel[k];
+            float *maps = compute_maps(&views);
+            for (int32_t row = 0; row < what->held_rows; row++) {
+                const ptrdiff_t size = GA_ATTENTION_STATISTIC_COUNT * what->image_tokens;
+                expect_row(what, &inputs, row, maps + row * size);
+            }
+            free(maps);
         }
-        free(workspace);
-        free(maps);
-        free(inputs.content);
-        free_stored(&inputs.query);
-        free_stored(&inputs.key_image);
-        free_stored(&inputs.key_text);
+        free_inputs(&inputs);
     }
 }
 
-static void rows_are_chosen_by_index(void **state) {
+/* Shapes, types, strides and logits' sizes at random. */
+static void attention_of_any_shape(void **state) {
     (void)state;
-    const attention_case what = {"index", 5, 2, 6, 6, 4, 8, GA_F32, natural_order, 1, 1, 1e-5};
+    ga_random random = test_random(11);
+    static const int32_t dtypes[] = {GA_F32, GA_F16, GA_BF16};
+    static const int *const orders[] = {natural_order, token_order, odd_order};
+    for (int i = 0; i < 60; i++) {
+        const attention_case what = {"any", 1 + (int32_t)ga_random_below(&random, 3),
+            1 + (int32_t)ga_random_below(&random, 3), 1 + (int32_t)ga_random_below(&random, 50),
+            (int32_t)ga_random_below(&random, 90), 1 + (int32_t)ga_random_below(&random, 40),
+            1 + (int32_t)ga_random_below(&random, 24), dtypes[ga_random_below(&random, 3)],
+            orders[ga_random_below(&random, 3)], 1 + 5 * ga_random_uniform(&random),
+            (int)ga_random_below(&random, 2), 2e-5};
+        attention_inputs inputs = make_inputs(&what, &random);
+        const ga_attention_views views = views_of(&what, &inputs);
+        float *maps = compute_maps(&views);
+        for (int32_t row = 0; row < what.held_rows; row++) {
+            expect_row(&what, &inputs, row, maps + row * GA_ATTENTION_STATISTIC_COUNT * what.image_tokens);
+        }
+        free(maps);
+        free_inputs(&inputs);
+    }
+}
+
+static void threads_change_nothing(void **state) {
+    (void)state;
+    const attention_case what = {"threads", 3, 12, 600, 600, 40, 32, GA_F32, natural_order, 2, 1, 1e-5};
+    ga_random random = test_random(12);
+    attention_inputs inputs = make_inputs(&what, &random);
+    ga_attention_views views = views_of(&what, &inputs);
+    float *alone = compute_maps(&views);
+    views.threads = 3;
+    float *together = compute_maps(&views);
+    assert_memory_equal(alone, together, 3 * GA_ATTENTION_STATISTIC_COUNT * 600 * sizeof *alone);
+    free(together);
+    views.statistics = 0; /* one piece at a time, none held */
+    together = compute_maps(&views);
+    for (int row = 0; row < 3; row++) {
+        assert_memory_equal(alone + row * GA_ATTENTION_STATISTIC_COUNT * 600, together + row * 3 * 600,
+            3 * 600 * sizeof *alone);
+    }
+    free(together);
+    free(alone);
+    free_inputs(&inputs);
+}
+
+static void attention_is_checked(void **state) {
+    (void)state;
+    const attention_case what = {"checks", 5, 2, 6, 6, 4, 8, GA_F32, natural_order, 1, 1, 1e-5};
     ga_random random = test_random(2);
     attention_inputs inputs = make_inputs(&what, &random);
     ga_attention_views views = views_of(&what, &inputs);
-    const int32_t index[] = {4, 2};
-    views.rows = 2;
-    views.row_index = index;
-    float workspace[65536], maps[24];
-    assert_true(ga_attention_workspace_floats(&views) <= 65536);
-    const ga_attention_maps out = {{maps, maps + 6, maps + 12, maps + 18}};
-    for (int32_t i = 0; i < 2; i++) {
-        test_ok(ga_attention_row(&views, i, ga_compute_native(), workspace, &out, NULL), NULL);
-        expect_row(&what, &inputs, index[i], &out);
-    }
-    views.row_index = (const int32_t[]){0, 5};
-    assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
-    views.row_index = NULL;
+    assert_int_equal(ga_attention_check(&views, NULL), GA_OK);
     views.rows = 6;
     assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
     views.rows = 5;
-    views.statistics = 16;
+    views.statistics = 64;
     assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
-    free(inputs.content);
-    free_stored(&inputs.query);
-    free_stored(&inputs.key_image);
-    free_stored(&inputs.key_text);
+    views.statistics = 0;
+    views.threads = -1;
+    assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
+    views.threads = 0;
+    inputs.key_text.view.device = GA_DEVICE_CUDA;
+    assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
+    inputs.key_text.view.device = GA_DEVICE_CPU;
+    inputs.key_image.view.shape[3] = 7;
+    assert_int_equal(ga_attention_check(&views, NULL), GA_ERR_ARGUMENT);
+    free_inputs(&inputs);
 }
 
 static void workspace_does_not_grow_with_the_image(void **state) {
     (void)state;
     ga_attention_views views = {
         .rows = 1, .heads = 24, .image_tokens = 64, .text_tokens = 205, .head_size = 64};
-    const size_t floats = ga_attention_workspace_floats(&views);
+    int32_t kernels = 0;
+    const ga_tile_kernel *kernel = ga_tile_kernels(&kernels)[0];
+    const size_t floats = ga_attention_work_floats(&views, kernel);
     views.image_tokens = 16384;
-    assert_int_equal(ga_attention_workspace_floats(&views), floats);
+    assert_int_equal(ga_attention_work_floats(&views, kernel), floats);
     assert_true(floats * sizeof(float) < 1 << 20);
 }
 
@@ -294,20 +395,56 @@ static void bad_values_stay_local(void **state) {
     attention_inputs inputs = make_inputs(&what, &random);
     ((float *)inputs.query.memory)[3 * inputs.query.view.strides[2]] = NAN; /* row 0, head 0, token 3 */
     ((float *)inputs.query.memory)[5 * inputs.query.view.strides[2]] = INFINITY;
-    const ga_attention_views views = views_of(&what, &inputs);
-    float workspace[65536], maps[32];
-    const ga_attention_maps out = {{maps, maps + 8, maps + 16, maps + 24}};
-    test_ok(ga_attention_row(&views, 0, ga_compute_native(), workspace, &out, NULL), NULL);
-    for (int token = 0; token < 8; token++) {
-        for (int k = 0; k < 4; k++) {
-            const bool bad = token == 3 || token == 5;
-            assert_true(bad ? isnan(maps[k * 8 + token]) : isfinite(maps[k * 8 + token]));
-        }
+    ga_attention_views views = views_of(&what, &inputs);
+    views.statistics = ALL_STATISTICS & ~GA_ATTENTION_BIT(GA_ATTENTION_CONCENTRATION);
+    float *maps = compute_maps(&views);
+    for (int place = 0; place < 2 * 5 * 8; place++) {
+        const bool bad = place < 5 * 8 && (place % 8 == 3 || place % 8 == 5);
+        assert_true(bad ? isnan(maps[place]) : isfinite(maps[place]));
     }
-    free(inputs.content);
-    free_stored(&inputs.query);
-    free_stored(&inputs.key_image);
-    free_stored(&inputs.key_text);
+    free(maps);
+    views.statistics = GA_ATTENTION_BIT(GA_ATTENTION_CONCENTRATION); /* of the row's other tokens too */
+    maps = compute_maps(&views);
+    for (int place = 0; place < 2 * 8; place++) {
+        assert_true(place < 8 ? isnan(maps[place]) : isfinite(maps[place]));
+    }
+    free(maps);
+    free_inputs(&inputs);
+}
+
+/* ---- the innermost loops ---- */
+
+static void powers_are_exact(void **state) {
+    (void)state;
+    int32_t kernels = 0;
+    const ga_tile_kernel *const *kernel = ga_tile_kernels(&kernels);
+    assert_true(kernels >= 1);
+    for (int32_t k = 0; k < kernels; k++) {
+        float query[32], keys[32], shifts[32] = {0}, powers[32 * 32];
+        assert_true(kernel[k]->queries <= 32 && kernel[k]->keys <= 32);
+        for (int q = 0; q < 32; q++) {
+            query[q] = 1.0f;
+        }
+        for (double x = -125.9; x < 126; x += 0.0371) {
+            for (int i = 0; i < 32; i++) {
+                keys[i] = (float)(x + i * 1e-3);
+            }
+            kernel[k]->write_powers(1, 1, query, keys, shifts, powers);
+            for (int i = 0; i < kernel[k]->queries * kernel[k]->keys; i++) {
+                const double expected = exp2((double)keys[i % kernel[k]->keys]);
+                assert_true(fabs((double)powers[i] / expected - 1) < 2.5e-7);
+            }
+        }
+        static const float odd[6] = {-130.0f, -126.7f, -INFINITY, INFINITY, 1e30f, 0.0f};
+        memcpy(keys, odd, sizeof odd);
+        keys[6] = NAN;
+        const uint32_t payload = 0x7f8fffffu; /* a NaN whose low bits are set */
+        memcpy(&keys[7], &payload, sizeof payload);
+        kernel[k]->write_powers(1, 1, query, keys, shifts, powers);
+        assert_true(powers[0] == 0.0f && fabsf(powers[1]) < 0x1p-125f && powers[2] == 0.0f);
+        assert_true(powers[3] == 0x1p127f && powers[4] == 0x1p127f && powers[5] == 1.0f);
+        assert_true(isnan(powers[6]) && isnan(powers[7]));
+    }
 }
 
 /* ---- pooling, latents ---- */
@@ -500,19 +637,22 @@ static void attention_goes_into_its_channels(void **state) {
     make_block(&made, &options, 2);
     ga_random random = test_random(6);
     attention_inputs inputs = make_inputs(&what, &random);
-    const ga_attention_views views = views_of(&what, &inputs);
+    ga_attention_views views = views_of(&what, &inputs);
+    views.statistics = 0;
     ga_error error;
     ga_error_clear(&error);
     test_ok(ga_feature_put_attention(&made.block, 1, &views, 3, 8, NULL, made.arena, &error), &error);
     for (int32_t row = 0; row < 2; row++) {
         float map[3][24], pooled[4];
+        naive_row naive = make_naive(&what, &inputs, row);
         for (int32_t token = 0; token < 24; token++) {
-            double s[5];
-            naive_statistics(&what, &inputs, row, token, s);
+            double s[GA_ATTENTION_STATISTIC_COUNT];
+            naive_statistics(&naive, token, s);
             for (int k = 0; k < 3; k++) {
                 map[k][token] = (float)s[k];
             }
         }
+        free_naive(&naive);
         for (int k = 0; k < 3; k++) {
             test_ok(ga_pool_area(map[k], 3, 8, 2, 2, pooled, NULL), NULL);
             for (int j = 0; j < 4; j++) {
@@ -602,6 +742,166 @@ static void values_are_saturated(void **state) {
     free_block(&made);
 }
 
+/* ---- another device ---- */
+
+/* A provider whose device is told of and never touched: it gives maps that name their row and statistic. */
+static bool job_is_running;
+
+static ga_status device_run(ga_compute_job job, void *user, ga_error *error) {
+    job_is_running = true;
+    const ga_status status = job(user, error);
+    job_is_running = false;
+    return status;
+}
+
+static ga_status device_attention(const ga_attention_op *op, float *maps_out, ga_error *error) {
+    if (!job_is_running || op->statistics != GA_ATTENTION_DEFAULT) {
+        return GA_FAIL(error, GA_ERR_BUG, "statistics 0x%x outside of a job", op->statistics);
+    }
+    for (int32_t i = 0; i < op->rows * 3 * op->image_tokens; i++) {
+        maps_out[i] = (float)(i / op->image_tokens);
+    }
+    return GA_OK;
+}
+
+static void attention_stays_on_its_device(void **state) {
+    (void)state;
+    const attention_case what = {"device", 2, 2, 24, 24, 6, 8, GA_F16, natural_order, 1, 1, 1e-5};
+    const ga_feature_options options = full_options();
+    block_case made;
+    make_block(&made, &options, 2);
+    ga_random random = test_random(13);
+    attention_inputs inputs = make_inputs(&what, &random);
+    inputs.query.view.device = inputs.key_image.view.device = inputs.key_text.view.device = GA_DEVICE_CUDA;
+    ga_attention_views views = views_of(&what, &inputs);
+    views.statistics = 0;
+    ga_compute compute = *ga_compute_native();
+    ga_error error;
+    ga_error_clear(&error);
+    assert_int_equal(
+        ga_feature_put_attention(&made.block, 1, &views, 3, 8, &compute, made.arena, &error), GA_ERR_MISSING);
+    assert_non_null(strstr(error.message, "probe.provider"));
+    compute.run = device_run;
+    compute.attention = device_attention;
+    assert_int_equal(ga_feature_put_attention(&made.block, 1, &views, 3, 8, &compute, made.arena, NULL),
+        GA_ERR_MISSING); /* that provider computes elsewhere */
+    compute.device = GA_DEVICE_CUDA;
+    ga_error_clear(&error);
+    test_ok(ga_feature_put_attention(&made.block, 1, &views, 3, 8, &compute, made.arena, &error), &error);
+    for (int32_t row = 0; row < 2; row++) {
+        for (int32_t i = 0; i < 72; i++) {
+            assert_true(value_at(&made, row, 72 + i) == (float)(row * 3 + i / 24));
+        }
+    }
+    free_inputs(&inputs);
+    free_block(&made);
+}
+
+/* ---- vectors ---- */
+
+static void wide_vectors_fit(void **state) {
+    (void)state;
+    enum { HIDDEN = 1536, PROMPT = 2048 };
+    const ga_feature_options options = {
+        .inputs = GA_INPUT_BIT(GA_INPUT_HIDDEN) | GA_INPUT_BIT(GA_INPUT_PROMPT),
+        .map_size = 16,
+        .hidden_values = HIDDEN,
+        .prompt_values = PROMPT};
+    static const int32_t dtypes[] = {GA_F32, GA_F16, GA_BF16};
+    ga_random random = test_random(14);
+    for (int i = 0; i < 3; i++) {
+        block_case made;
+        make_block(&made, &options, 2);
+        assert_int_equal(made.schema.values_per_row, HIDDEN + PROMPT);
+        stored values = make_stored(&random, dtypes[i], (const int64_t[]){1, 1, 2, HIDDEN}, natural_order, 1);
+        ga_tensor view = ga_tensor_make(values.memory, (ga_dtype)dtypes[i], 2, (const int64_t[]){2, HIDDEN});
+        view.strides[0] = values.view.strides[2];
+        if (dtypes[i] == GA_F32) {
+            ((float *)values.memory)[1] = NAN;
+        } else {
+            ((uint16_t *)values.memory)[1] = 0x7fffu; /* NaN in both */
+        }
+        ga_error error;
+        ga_error_clear(&error);
+        test_ok(ga_feature_put_vectors(&made.block, GA_INPUT_HIDDEN, &view, made.arena, &error), &error);
+        assert_true(isnan(value_at(&made, 0, 1)));
+        assert_true(isnan(value_at(&made, 0, HIDDEN))); /* the prompt is not known yet */
+        for (int32_t j = 2; j < 2 * HIDDEN; j++) {
+            const double found = (double)value_at(&made, j / HIDDEN, j % HIDDEN);
+            assert_true(fabs(found - values.values[j]) <= 5e-4 * fabs(values.values[j]) + 1e-7);
+        }
+        view.shape[1] = HIDDEN - 1;
+        assert_int_equal(
+            ga_feature_put_vectors(&made.block, GA_INPUT_HIDDEN, &view, made.arena, NULL), GA_ERR_ARGUMENT);
+        view.shape[1] = HIDDEN;
+        view.device = GA_DEVICE_CUDA;
+        assert_int_equal(
+            ga_feature_put_vectors(&made.block, GA_INPUT_HIDDEN, &view, made.arena, NULL), GA_ERR_ARGUMENT);
+        free_stored(&values);
+        free_block(&made);
+    }
+}
+
+/* Every half and bfloat that there is, read in a run and one by one. */
+static void halves_are_read_as_they_are(void **state) {
+    (void)state;
+    static uint16_t bits[65536];
+    static float found[65536], single[65536];
+    for (int i = 0; i < 65536; i++) {
+        bits[i] = (uint16_t)i;
+    }
+    static const ga_dtype dtypes[] = {GA_F16, GA_BF16};
+    for (int k = 0; k < 2; k++) {
+        const ga_tensor view = ga_tensor_make(bits, dtypes[k], 1, (const int64_t[]){65536});
+        ga_read_run(&view, 0, 1, 65536, 1.0f, found);
+        for (int i = 0; i < 65536; i++) {
+            ga_read_run(&view, i, 2, 1, 1.0f, &single[i]);
+            assert_true(isnan(single[i]) ? isnan(found[i]) : found[i] == single[i]);
+        }
+    }
+}
+
+static void guidance_keeps_what_is_not_known(void **state) {
+    (void)state;
+    const ga_feature_options options = {.inputs = GA_INPUT_BIT(GA_INPUT_CFG),
+        .map_size = 2,
+        .latent_channels = 3,
+        .latent_height = 4,
+        .latent_width = 4};
+    ga_random random = test_random(15);
+    static const int32_t dtypes[] = {GA_F32, GA_F16, GA_BF16};
+    for (int i = 0; i < 3; i++) {
+        block_case made;
+        make_block(&made, &options, 2);
+        stored with = make_stored(&random, dtypes[i], (const int64_t[]){2, 3, 4, 4}, odd_order, 1);
+        stored without =
+            make_stored(&random, dtypes[(i + 1) % 3], (const int64_t[]){2, 3, 4, 4}, natural_order, 1);
+        if (dtypes[i] == GA_F32) {
+            ((float *)with.memory)[0] = NAN;
+        } else {
+            ((uint16_t *)with.memory)[0] = 0x7fffu;
+        }
+        ga_error error;
+        ga_error_clear(&error);
+        test_ok(ga_feature_put_guidance(&made.block, &with.view, &without.view, made.arena, &error), &error);
+        for (int32_t row = 0; row < 2; row++) {
+            for (int32_t cell = 0; cell < 4; cell++) {
+                double sum = 0;
+                for (int32_t k = 0; k < 12; k++) {
+                    const int32_t y = cell / 2 * 2 + k % 4 / 2, x = cell % 2 * 2 + k % 2;
+                    const int32_t at = ((row * 3 + k / 4) * 4 + y) * 4 + x;
+                    sum += fabs(with.values[at] - without.values[at]) / 12;
+                }
+                const double found = (double)value_at(&made, row, cell);
+                assert_true(row + cell == 0 ? isnan(found) : fabs(found - sum) < 1e-3 * (1 + sum));
+            }
+        }
+        free_stored(&with);
+        free_stored(&without);
+        free_block(&made);
+    }
+}
+
 /* ---- shared states ---- */
 
 static void fill_rows(block_case *made, const int *states) {
@@ -679,8 +979,10 @@ static void unreadable_views_are_named(void **state) {
     view.dtype = GA_F64;
     assert_int_equal(ga_read_check(&view, "thing", 4, NULL), GA_ERR_ARGUMENT);
     view.dtype = GA_F32;
+    test_ok(ga_read_check_host(&view, "thing", 4, NULL), NULL);
     view.device = GA_DEVICE_CUDA;
-    assert_int_equal(ga_read_check(&view, "thing", 4, NULL), GA_ERR_ARGUMENT);
+    test_ok(ga_read_check(&view, "thing", 4, NULL), NULL);
+    assert_int_equal(ga_read_check_host(&view, "thing", 4, NULL), GA_ERR_ARGUMENT);
     view.device = GA_DEVICE_CPU;
     view.shape[1] = 0;
     assert_int_equal(ga_read_check(&view, "thing", 4, NULL), GA_ERR_ARGUMENT);
@@ -689,7 +991,10 @@ static void unreadable_views_are_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_is_as_defined),
-        cmocka_unit_test(rows_are_chosen_by_index),
+        cmocka_unit_test(attention_of_any_shape),
+        cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(attention_is_checked),
+        cmocka_unit_test(powers_are_exact),
         cmocka_unit_test(workspace_does_not_grow_with_the_image),
         cmocka_unit_test(bad_values_stay_local),
         cmocka_unit_test(pooling_keeps_areas),
@@ -698,6 +1003,10 @@ int main(void) {
         cmocka_unit_test(impossible_schemas_are_refused),
         cmocka_unit_test(attention_goes_into_its_channels),
         cmocka_unit_test(latents_and_scores_go_into_theirs),
+        cmocka_unit_test(attention_stays_on_its_device),
+        cmocka_unit_test(wide_vectors_fit),
+        cmocka_unit_test(halves_are_read_as_they_are),
+        cmocka_unit_test(guidance_keeps_what_is_not_known),
         cmocka_unit_test(values_are_saturated),
         cmocka_unit_test(shared_states_are_found),
         cmocka_unit_test(scores_alone_are_not_judged),
