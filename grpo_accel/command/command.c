@@ -45,6 +45,7 @@ static const ga_option train_options[] = {
     {"seed", "N", "of splits, order and initial weights (default: the configuration's)"},
     {"seconds", "S", "stop training after so many seconds (default: training.seconds_max)"},
     {"seconds-max", "S", "the older name of --seconds"},
+    {"relabels", "N", "use at most N labels under other prompts for each row (default: training.relabels)"},
     {"resume", NULL, "go on from FILE.state, where an interrupted call left one"},
     {"provider", "NAME", "auto, torch or native (default: probe.provider)"},
     {"torch", "FOLDER", "the torch/lib folder of a PyTorch to compute with"},

@@ -81,6 +81,7 @@ static ga_status read_lessons(training *t, ga_error *error) {
         .step_count = t->train.step_count,
         .inputs = t->train.inputs,
         .targets = t->train.targets,
+        .relabels = (int32_t)t->train.relabels,
         .rank = ga_world_rank(t->ranks.world),
         .ranks = ga_world_size(t->ranks.world)};
     GA_TRY(ga_lessons_read(&source, &t->lessons, error));
@@ -98,6 +99,7 @@ static void bind_options(training *t) {
     ga_train_options *options = &t->train.options;
     const int64_t last = table->rows - 1;
     options->model = table->layout.model;
+    options->clean = ga_lessons_clean(t->lessons);
     options->step_count = ga_lessons_steps(t->lessons, &options->steps);
     options->steps_total = table->steps_total[last];
     options->version = table->probe_version[last] + 1;

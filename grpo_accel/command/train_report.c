@@ -111,6 +111,8 @@ static void counts_as_json(ga_json *json, const ga_train_result *result) {
     ga_json_boolean(json, "interrupted", report->end == GA_TRAIN_END_STOP);
     ga_json_integer(json, "rounds", report->rounds);
     ga_json_integer(json, "rounds_resumed", report->resumed_rounds);
+    ga_json_integer(json, "rounds_on_finals", report->clean_rounds);
+    ga_json_integer(json, "labels_under_other_prompts", report->more_labels);
     ga_json_real(json, "seconds", report->seconds);
     ga_json_integer(json, "seed", (int64_t)result->train->options.seed);
     ga_json_text(json, "provider", result->provider);

@@ -3,11 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "probe/train/evaluate.h"
 #include "probe/train/score.h"
-#include "probe/train/state.h"
 #include "probe/train/trainer.h"
 
 /* Share of the ridge's penalty that a score among the inputs pays. */
@@ -41,8 +39,8 @@ static ga_status learn_ridge(ga_trainer *t, ga_error *error) {
     memcpy(t->ridge_copy, ridge->within, 2 * (size_t)ridge->count * sizeof(float));
     t->report.lambda_within = ridge->lambda_within;
     t->report.lambda_level = ridge->lambda_level;
-    return ga_fit_targets(t->dataset, &t->learn, t->pooled, t->varies, t->penalty, &t->callbacks.reduce,
-        t->probe, error);
+    return ga_fit_targets(
+        t->dataset, &t->learn, t->pooled, t->varies, t->penalty, &t->callbacks.reduce, t->probe, error);
 }
 
 /* Spearman within training groups of one pooled value. */
@@ -114,87 +112,10 @@ static ga_status judge_candidate(ga_trainer *t, ga_probe_kind kind, ga_error *er
     return judge_part(t, &t->split.held, t->options->resamples, &candidate->held, error);
 }
 
-/* ---- the network ---- */
-
-/* What the ridge says of a row whose unknown features count as the mean. */
-static void predict_row(ga_trainer *t, int64_t place, const ga_half *features, void *user) {
-    const ga_part *part = user;
-    const double sigma = (double)t->dataset->sigma[part->rows[place]];
-    ga_probe_prepare_known(t->probe, features, sigma, t->probe->row, t->probe->pooled, NULL);
-    ga_ridge_predict(&t->probe->ridge, t->probe->pooled, &t->score[place], &t->level[place]);
-}
-
-static bool learns_from_all(const ga_trainer *t) {
-    return t->learn.all_groups == t->split.train.all_groups;
-}
-
-static ga_status save_state(void *user, const ga_fit_state *state, ga_error *error) {
-    const ga_trainer *t = user;
-    const bool first = t->callbacks.reduce.rank == 0;
-    return first ? ga_train_state_write(state, 0, t->options->state_path, error) : GA_OK;
-}
-
-/* A state to go on from, where one is asked for and all processes see one; stage −1: none. */
-static ga_status find_state(ga_trainer *t, ga_train_state *state, ga_error *error) {
-    state->stage = -1;
-    if (!t->options->resume) {
-        return GA_OK;
-    }
-    double missing = access(t->options->state_path, F_OK) == 0 ? 0.0 : 1.0;
-    GA_TRY(ga_reduce_sum(&t->callbacks.reduce, &missing, 1, error));
-    if (missing > 0.0) {
-        return GA_OK;
-    }
-    GA_TRY(ga_train_state_read(t->options->state_path, state, error));
-    t->report.resumed_rounds = state->state.round;
-    return GA_OK;
-}
-
-/* The curve that a report has room for: every k-th point, and the last. */
-static void keep_curve(const ga_fit_report *fit, ga_train_report *report) {
-    const int32_t every = (fit->curve_count + GA_TRAIN_CURVE_MAX - 2) / (GA_TRAIN_CURVE_MAX - 1);
-    report->curve_count = 0;
-    for (int32_t i = 0; i < fit->curve_count; i++) {
-        if (i % every == 0 || i == fit->curve_count - 1) {
-            report->curve[report->curve_count++] = fit->curve[i];
-        }
-    }
-}
-
-static ga_status fit_network(ga_trainer *t, const ga_train_state *state, ga_error *error) {
-    const ga_fit fit = {.dataset = t->dataset,
-        .train = &t->split.train,
-        .tune = &t->split.tune,
-        .pooled = learns_from_all(t) ? t->pooled : NULL,
-        .train_score = t->score,
-        .train_level = t->level,
-        .options = t->options,
-        .callbacks = &t->callbacks,
-        .started_seconds = t->started_seconds,
-        .resume = state->stage >= 0 ? &state->state : NULL,
-        .checkpoint = t->options->state_path != NULL ? save_state : NULL,
-        .checkpoint_user = t};
-    ga_fit_report report;
-    GA_TRY(ga_fit_network(&fit, t->probe, &report, error));
-    t->report.end = report.end;
-    t->report.rounds = report.rounds;
-    t->report.steps = report.steps;
-    keep_curve(&report, &t->report);
-    ga_fit_report_destroy(&report);
-    return GA_OK;
-}
-
 static ga_status learn_network(ga_trainer *t, ga_error *error) {
     GA_TRY(ga_probe_add_network(t->probe, &t->options->network, error));
     become(t, GA_PROBE_NETWORK);
-    GA_TRY(ga_trainer_each(t, &t->split.train, predict_row, &t->split.train, error));
-    ga_train_state state = {.stage = -1};
-    ga_status status = find_state(t, &state, error);
-    if (status == GA_OK) {
-        status = fit_network(t, &state, error);
-    }
-    ga_train_state_destroy(&state);
-    return status;
+    return ga_trainer_fit_network(t, error);
 }
 
 /* ---- the choice ---- */

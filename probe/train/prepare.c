@@ -18,13 +18,13 @@
 /* Standard deviations at which a map's value is clipped. */
 #define MAP_CLIP 6.0f
 
-ga_status ga_trainer_each(
-    ga_trainer *t, const ga_part *part, ga_trainer_visit visit, void *user, ga_error *error) {
+ga_status ga_trainer_each(ga_trainer *t, const ga_dataset *dataset, const ga_part *part,
+    ga_trainer_visit visit, void *user, ga_error *error) {
     const int64_t values = t->dataset->schema->values_per_row;
     for (int64_t first = 0; first < part->count; first += GA_TRAINER_BLOCK_ROWS) {
         const int64_t left = part->count - first;
         const int64_t rows = left < GA_TRAINER_BLOCK_ROWS ? left : GA_TRAINER_BLOCK_ROWS;
-        GA_TRY(ga_dataset_features(t->dataset, part->rows + first, rows, t->features, error));
+        GA_TRY(ga_dataset_features(dataset, part->rows + first, rows, t->features, error));
         for (int64_t i = 0; i < rows; i++) {
             visit(t, first + i, t->features + i * values, user);
         }
@@ -72,7 +72,7 @@ static void pool_row(ga_trainer *t, int64_t place, const ga_half *features, void
 
 static ga_status learn_pooled(ga_trainer *t, ga_error *error) {
     int64_t bad = -1;
-    GA_TRY(ga_trainer_each(t, &t->learn, pool_row, &bad, error));
+    GA_TRY(ga_trainer_each(t, t->dataset, &t->learn, pool_row, &bad, error));
     if (bad >= 0) {
         return GA_FAIL(error, GA_ERR_DATA, "row %lld has features that are not finite", (long long)bad);
     }
@@ -118,7 +118,7 @@ static ga_status learn_maps(ga_trainer *t, const ga_part *rows, ga_error *error)
         if (sums == NULL) {
             return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the moments of %d maps", channels);
         }
-        ga_status status = ga_trainer_each(t, rows, add_map, sums, error);
+        ga_status status = ga_trainer_each(t, t->dataset, rows, add_map, sums, error);
         if (status == GA_OK) {
             status = ga_reduce_sum(&t->callbacks.reduce, sums, 2 * (int64_t)channels + 1, error);
         }

@@ -39,10 +39,12 @@ typedef struct ga_train_options {
     double held_share;     /* of the groups, half to stop the training and half for the figures */
     double weight_max;     /* clip of 1/π */
     ga_loss loss;
-    int32_t resamples;      /* bootstrap of the interval */
-    const char *state_path; /* written after each round; NULL: no state is kept */
-    bool resume;            /* go on from the state at state_path, where there is one */
-    const ga_clock *clock;  /* NULL: the system's */
+    int32_t resamples;       /* bootstrap of the interval */
+    const char *state_path;  /* written after each round; NULL: no state is kept */
+    const ga_dataset *clean; /* final pictures in the place of signals, under the same schema: a head start
+                                for the network (ga_lessons_clean); NULL: none */
+    bool resume;             /* go on from the state at state_path, where there is one */
+    const ga_clock *clock;   /* NULL: the system's */
 } ga_train_options;
 
 /* Defaults for everything but what the probe is bound to. */
@@ -89,6 +91,8 @@ typedef struct ga_train_report {
     int64_t steps;
     double seconds;
     int32_t resumed_rounds; /* that an earlier call had done; 0: from the start */
+    int32_t clean_rounds;   /* of the head start on finals; 0: none */
+    int64_t more_labels;    /* under other prompts, that the network saw, of all rows here */
     int32_t curve_count;
     ga_train_progress curve[GA_TRAIN_CURVE_MAX];              /* rounds, thinned out where there were more */
     double lambda_within, lambda_level;                       /* of the ridge; infinite: no weights */

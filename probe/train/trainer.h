@@ -34,11 +34,15 @@ typedef struct ga_trainer {
 /* Calls `visit` for each row of the part in order, with its place in the part and its features. Not
  * collective. Errors of ga_dataset_features. */
 typedef void (*ga_trainer_visit)(ga_trainer *t, int64_t place, const ga_half *features, void *user);
-ga_status ga_trainer_each(
-    ga_trainer *t, const ga_part *part, ga_trainer_visit visit, void *user, ga_error *error);
+ga_status ga_trainer_each(ga_trainer *t, const ga_dataset *dataset, const ga_part *part,
+    ga_trainer_visit visit, void *user, ga_error *error);
 
 /* prepare.c: memory, the unit of the rewards, moments and standardised pooled rows of `learn`. Collective. */
 ga_status ga_trainer_prepare(ga_trainer *t, ga_error *error);
+
+/* phases.c: trains the probe's network, first on finals where there are some, then on the signals.
+ * Collective. */
+ga_status ga_trainer_fit_network(ga_trainer *t, ga_error *error);
 
 /* candidates.c: fits ridge, scalar and network, judges them, and makes the probe the best of them.
  * Collective. */
