@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+SPACING = 1.5  # power with which the steps grow towards the end
+
 
 def points(sigmas: list, step: int, evaluations: int) -> list:
     """σ of the ends of the look-ahead's steps, from the decision's to the schedule's last: `evaluations` + 2 values.
 
-    The host's own remaining schedule, thinned out evenly: a shifted schedule spends its steps where the policy's
-    path bends, and its big steps then follow the host's. At shift 3 this beats σ spaced evenly (within-group
-    Spearman on the small world, T = 10, two evaluations at σ .87: .89 against .69); without a shift both are the
-    same. Fewer values where fewer steps are left.
+    Places on the host's own remaining schedule, between its σ where need be: a shifted schedule spends its steps where
+    the policy's path bends, and the big steps then follow the host's. The steps grow towards the end: early on, what
+    the image will be is decided, late on only how crisp it is. Measured on the small world: with T = 28, a decision
+    after 4 steps and 3 evaluations the within-group Spearman is .75 / .82 / .88 / .87 / .83 for powers .7 / 1 / 1.5 /
+    2 / 2.5. Fewer values where fewer steps are left.
     """
     left = len(sigmas) - 1 - step
-    ends = {step + round(index * left / (evaluations + 1)) for index in range(evaluations + 2)}
-    return [sigmas[end] for end in sorted(ends)]
+    evaluations = min(evaluations, left - 1)
+    places = [step + left * (index / (evaluations + 1)) ** SPACING for index in range(evaluations + 1)]
+    between = [(int(place), place - int(place)) for place in places]
+    return [sigmas[i] + share * (sigmas[i + 1] - sigmas[i]) for i, share in between] + [sigmas[-1]]
 
 
 def final_latent(policy, evaluations: int, guided: bool):

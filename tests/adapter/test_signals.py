@@ -18,6 +18,8 @@ import watched_session  # noqa: E402
 from rollouts import PROMPTS, STEPS, encode, meet_the_tracker, sample  # noqa: E402
 
 grpo_accel = pytest.importorskip("grpo_accel")
+from grpo_accel.lookahead import SPACING, points  # noqa: E402
+
 ROWS = len(PROMPTS)
 KEPT = [0, 3, 4, 7, 8, 11]
 ALL = watched_session.INPUTS
@@ -146,10 +148,24 @@ def test_a_block_can_be_named_and_a_wrong_name_says_which_there_are(pipeline, at
     assert "transformer_blocks.0 to transformer_blocks.5" in capfd.readouterr().err
 
 
+def test_points_of_the_look_ahead():
+    sigmas = [1.0, 0.9, 0.7, 0.4, 0.0]
+    for step in range(4):
+        for evaluations in (1, 2, 3):
+            ends = points(sigmas, step, evaluations)
+            assert ends[0] == sigmas[step] and ends[-1] == 0.0
+            assert len(ends) == min(evaluations, 3 - step) + 2, "never more forwards than the host itself would take"
+            assert all(there < here for here, there in zip(ends, ends[1:]))
+    widths = np.diff([10 - end for end in points(list(range(10, -1, -1)), 0, 3)])
+    assert (np.diff(widths) > 0).all(), "without a shift the steps grow towards the end"
+
+
 def look_ahead(pipeline, kwargs, output, guidance, guided, evaluations):
     """Big Euler steps by plain calls of the transformer."""
     sigmas = [float(sigma) for sigma in pipeline.scheduler.sigmas]
-    ends = [round(STEP + part * (STEPS - STEP) / (evaluations + 1)) for part in range(evaluations + 2)]
+    ends = np.interp(
+        STEP + (STEPS - STEP) * (np.arange(evaluations + 2) / (evaluations + 1)) ** SPACING, np.arange(STEPS + 1), sigmas
+    ).tolist()
     state = kwargs["hidden_states"][:ROWS]
     velocity = guide(output, guidance)
     both = guided and guidance != 1.0
@@ -159,12 +175,12 @@ def look_ahead(pipeline, kwargs, output, guidance, guided, evaluations):
             with torch.no_grad():
                 said = pipeline.transformer(
                     hidden_states=torch.cat([state] * 2) if both else state,
-                    timestep=torch.full((2 * ROWS if both else ROWS,), sigmas[here] * 1000),
+                    timestep=torch.full((2 * ROWS if both else ROWS,), here * 1000),
                     encoder_hidden_states=kwargs["encoder_hidden_states"][rows],
                     pooled_projections=kwargs["pooled_projections"][rows], return_dict=False,
                 )[0]
             velocity = guide(said, guidance) if both else said
-        state = state + (sigmas[there] - sigmas[here]) * velocity
+        state = state + (there - here) * velocity
     return state
 
 
