@@ -77,6 +77,7 @@ typedef struct ga_probe_rows {
     int64_t count;
     const float *sigma; /* [any] by number; NULL: sigma_all */
     double sigma_all;
+    bool partial; /* a feature that is NaN is unknown and counts as the mean; else its row gets NaN */
 } ga_probe_rows;
 
 /* Standardised inputs of one row: pooled [pooled_count] and maps; false if a feature is not usable. `row` is

@@ -293,13 +293,15 @@ static void void_row(ga_probe *probe, const row_place *place, int32_t slot) {
 }
 
 /* One row into place `slot` of the chunk, and what the ridges say of it. */
-static void prepare_slot(ga_probe *probe, const ga_half *features, double sigma, int32_t slot) {
+static void prepare_slot(ga_probe *probe, const ga_half *features, double sigma, bool partial, int32_t slot) {
     const bool network = probe->info.kind == GA_PROBE_NETWORK, ridge = ga_probe_has_ridge(probe);
     const int32_t targets = probe->info.target_count;
     const row_place place = place_of(probe, slot);
     probe->log_sigma[slot] = 0.0f;
-    if (!ga_probe_prepare_row(
-            probe, features, sigma, probe->row, probe->pooled, network ? place.maps : NULL)) {
+    float *maps = network ? place.maps : NULL;
+    if (partial) {
+        ga_probe_prepare_known(probe, features, sigma, probe->row, probe->pooled, maps);
+    } else if (!ga_probe_prepare_row(probe, features, sigma, probe->row, probe->pooled, maps)) {
         void_row(probe, &place, slot);
         return;
     }
@@ -358,7 +360,8 @@ static ga_status answer_chunk(
     for (int32_t i = 0; i < count; i++) {
         const int64_t row = rows->rows == NULL ? first + i : rows->rows[first + i];
         const double sigma = rows->sigma == NULL ? rows->sigma_all : (double)rows->sigma[row];
-        prepare_slot(probe, rows->features + row * probe->inputs.schema.values_per_row, sigma, i);
+        prepare_slot(
+            probe, rows->features + row * probe->inputs.schema.values_per_row, sigma, rows->partial, i);
     }
     for (int32_t i = 0; i < values; i++) {
         probe->variance[i] = NAN;

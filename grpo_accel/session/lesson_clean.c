@@ -116,6 +116,7 @@ static void fill_columns(ga_lesson_clean *clean, const uint64_t *prompt, const u
     clean->dataset = (ga_dataset){.schema = clean->schema,
         .rows = table->rows,
         .complete = clean->complete,
+        .partial = true,
         .reward = table->reward,
         .group = table->group,
         .prompt = prompt,

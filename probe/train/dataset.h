@@ -44,8 +44,10 @@ typedef struct ga_dataset {
     ga_dataset_fetch fetch;
     void *user;              /* of fetch */
     int64_t window_rows;     /* with fetch: neighbouring rows that are cheap to have in any order; ≥ 1 */
-    const uint8_t *complete; /* [rows] 1: every feature is finite. NULL: features in memory are looked at */
-    const float *reward;     /* [rows]; NaN where pruned: no label */
+    const uint8_t *complete; /* [rows] 1: every feature is finite (partial: those that are known). NULL:
+                                features in memory are looked at */
+    bool partial;        /* a NaN in a complete row is a feature that is unknown, and counts as the mean */
+    const float *reward; /* [rows]; NaN where pruned: no label */
     /* what there is to predict; target 0 is the reward */
     int32_t target_count;            /* 0 and 1: the reward alone */
     const float *targets;            /* [rows, target_count]; NaN: no label. NULL with one target */

@@ -101,6 +101,7 @@ static uint64_t fingerprint_of(const fitter *f) {
         digest = mix_real(digest, reals[i]);
     }
     digest = mix(digest, (uint64_t)f->source.batch_rows);
+    digest = mix(digest, (uint64_t)f->source.room_rows);
     for (int32_t i = 0; i < part->all_groups; i++) {
         digest = mix(digest, part->all_key[i] + (uint64_t)part->all_rows[i]);
     }
@@ -199,7 +200,7 @@ static ga_status create_device(void *user, ga_error *error) {
     f->average = f->parameters + 4 * count;
     f->best = f->parameters + 5 * count;
     GA_TRY(
-        ga_network_pass_create(&f->probe->network, f->compute, f->source.batch_rows, true, &f->pass, error));
+        ga_network_pass_create(&f->probe->network, f->compute, f->source.room_rows, true, &f->pass, error));
     return f->fit->resume != NULL ? start_from_state(f, f->fit->resume, error)
                                   : start_from_parameters(f, error);
 }
@@ -277,7 +278,7 @@ static ga_status reduce_sums(fitter *f, ga_error *error) {
         f->sums[i] = (double)f->transfer[i];
     }
     extra[1] = 0.0;
-    for (int32_t row = 0; row < f->source.batch.rows; row++) {
+    for (int32_t row = 0; row < f->source.batch.own_rows; row++) {
         extra[1] += (double)f->source.batch.weight[row];
     }
     extra[2] = options->seconds_max > 0.0 && seconds >= options->seconds_max ? 1.0 : 0.0;

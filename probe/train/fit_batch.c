@@ -6,12 +6,49 @@
 
 #include "grpo_accel/compute/half.h"
 
+/* A feature that is not known. */
+#define HALF_NAN ((ga_half)0x7e00u)
+
 #define BATCH_ROWS_MAX 4096
+
+/* Rows of a pass with those under other prompts. */
+#define ROOM_ROWS_MAX 2048
+
+/* Weight of the squared error of rewards under other prompts, all of a row together, beside the row's own
+ * loss.
+ */
+#define MORE_WEIGHT 2.0
 
 /* ---- room ---- */
 
 static int32_t clamp_batch_rows(int32_t rows) {
     return rows < 8 ? 8 : rows > BATCH_ROWS_MAX ? BATCH_ROWS_MAX : rows;
+}
+
+/* The most labels under other prompts that any row of the dataset has: the same in every process. */
+static int32_t most_labels(const ga_dataset *dataset) {
+    int32_t most = 0;
+    for (int64_t row = 0; row < dataset->rows && dataset->more != NULL; row += dataset->more->share) {
+        int32_t count;
+        (void)ga_dataset_more(dataset, row, &count);
+        most = count > most ? count : most;
+    }
+    return most;
+}
+
+/* As many rows as were asked for, or fewer where their other labels fill a pass. */
+static void choose_room(ga_fit_source *source) {
+    const int32_t labels = 1 + most_labels(source->fit->dataset);
+    const int32_t rows = clamp_batch_rows(source->fit->options->batch_rows);
+    const int32_t most = clamp_batch_rows(ROOM_ROWS_MAX / labels);
+    source->batch_rows = labels > 1 && most < rows ? most : rows;
+    source->room_rows = source->batch_rows * labels;
+    const ga_feature_schema *schema = &source->probe->inputs.schema;
+    for (int32_t i = 0; i < schema->input_count; i++) {
+        if (schema->inputs[i].input == GA_INPUT_PROMPT) {
+            source->prompt = schema->inputs[i];
+        }
+    }
 }
 
 static bool create_batch(const ga_probe *probe, int32_t batch_rows, ga_fit_batch *batch) {
@@ -95,13 +132,13 @@ ga_status ga_fit_source_create(
     memset(source, 0, sizeof *source);
     source->fit = fit;
     source->probe = probe;
-    source->batch_rows = clamp_batch_rows(fit->options->batch_rows);
+    choose_room(source);
     source->order = malloc(((size_t)fit->train->all_groups + 1) * sizeof *source->order);
     source->row =
         malloc(((size_t)inputs->schema.values_per_row + (size_t)inputs->pooled_count) * sizeof(float));
     if (source->order == NULL || source->row == NULL ||
-        !create_batch(probe, source->batch_rows, &source->batch)) {
-        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for batches of %d rows", source->batch_rows);
+        !create_batch(probe, source->room_rows, &source->batch)) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for batches of %d rows", source->room_rows);
     }
     source->pooled = source->row + inputs->schema.values_per_row;
     source->next_group = fit->train->all_groups; /* the first batch shuffles */
@@ -269,15 +306,94 @@ static ga_status choose_groups(ga_fit_source *source, ga_error *error) {
     return GA_OK;
 }
 
+/* ---- labels under other prompts ---- */
+
+/* The picture of row `from` under the prompt of a label; what belongs to its own prompt is unknown. */
+static void copy_picture(ga_fit_source *source, int32_t from, int64_t label, int32_t to) {
+    const ga_feature_schema *schema = &source->probe->inputs.schema;
+    const size_t values = (size_t)schema->values_per_row;
+    const ga_half *own = source->batch.features + (size_t)from * values;
+    ga_half *features = source->batch.features + (size_t)to * values;
+    const ga_more_labels *more = source->fit->dataset->more;
+    for (size_t k = 0; k < values; k++) {
+        features[k] = HALF_NAN;
+    }
+    for (int32_t i = 0; i < schema->input_count; i++) {
+        const ga_input_shape *shape = &schema->inputs[i];
+        if (shape->input == GA_INPUT_X0 || shape->input == GA_INPUT_HIDDEN) {
+            const size_t count = (size_t)shape->channels * (size_t)shape->height * (size_t)shape->width;
+            memcpy(features + shape->offset, own + shape->offset, count * sizeof *features);
+        }
+    }
+    const size_t width = (size_t)source->prompt.channels;
+    memcpy(features + source->prompt.offset, more->vectors + (size_t)more->vector[label] * width,
+        width * sizeof *features);
+}
+
+/*
+ * A row with one label is a group of its own: of the loss only the raw term sees it, a squared error. No
+ * grouping by the other prompt, because what a label under it teaches is how well the picture fits, at the
+ * level that all pictures share.
+ */
+static void put_label(ga_fit_source *source, ga_random *random, int32_t from, int64_t label, double weight) {
+    ga_fit_batch *batch = &source->batch;
+    const ga_probe *probe = source->probe;
+    const int32_t slot = batch->rows++, targets = probe->info.target_count;
+    const ga_network_shape *shape = &probe->network.shape;
+    const size_t map = (size_t)shape->map_channels * (size_t)shape->height * (size_t)shape->width;
+    const size_t values = (size_t)probe->inputs.schema.values_per_row;
+    float *maps = batch->maps + (size_t)slot * map;
+    float *scalars = batch->scalars + (size_t)slot * (size_t)shape->scalars;
+    float *prompt = batch->prompt + (size_t)slot * (size_t)shape->prompt;
+    copy_picture(source, from, label, slot);
+    const double sigma = (double)source->fit->dataset->sigma[batch->number[from]];
+    ga_probe_prepare_known(probe, batch->features + (size_t)slot * values, sigma, source->row, source->pooled,
+        map > 0 ? maps : NULL);
+    ga_probe_prepare_vectors(probe, source->pooled, scalars, prompt);
+    disturb_row(source, random, maps, scalars, prompt);
+    float score = 0.0f, level = 0.0f;
+    if (ga_probe_has_ridge(probe)) {
+        ga_ridge_predict(ga_probe_ridge(probe, 0), source->pooled, &score, &level);
+    }
+    const double scale = ga_probe_scale(probe, 0);
+    const double reward = (double)source->fit->dataset->more->reward[label];
+    for (int32_t target = 0; target < targets; target++) {
+        batch->base[slot * targets + target] = 0.0f;
+        batch->target[slot * targets + target] = NAN;
+    }
+    batch->base[slot * targets] = (float)((double)score / scale);
+    batch->target[slot * targets] = (float)((reward - (double)level) / scale - source->bias[0]);
+    batch->log_sigma[slot] = ga_inputs_log_sigma(sigma);
+    batch->weight[slot] = (float)weight;
+    batch->begin[++batch->groups] = batch->rows;
+}
+
+static void put_more(ga_fit_source *source, ga_random *random, int32_t slot) {
+    const ga_fit *fit = source->fit;
+    int32_t count;
+    const int64_t first = ga_dataset_more(fit->dataset, source->batch.number[slot], &count);
+    if (count == 0 || source->prompt.channels == 0 || !(fit->options->loss.raw > 0.0)) {
+        return;
+    }
+    const double weight = (double)fit->train->weight[source->batch.place[slot]] * MORE_WEIGHT /
+                          (fit->options->loss.raw * (double)count);
+    for (int32_t i = 0; i < count; i++) {
+        put_label(source, random, slot, first + i, weight);
+    }
+}
+
 ga_status ga_fit_source_next(ga_fit_source *source, ga_error *error) {
     ga_fit_batch *batch = &source->batch;
     GA_TRY(choose_groups(source, error));
     if (batch->rows > 0) {
         GA_TRY(ga_dataset_features(source->fit->dataset, batch->number, batch->rows, batch->features, error));
     }
-    for (int32_t group = 0; group < batch->groups; group++) {
+    const int32_t groups = batch->groups;
+    batch->own_rows = batch->rows;
+    for (int32_t group = 0; group < groups; group++) {
         for (int32_t slot = batch->begin[group]; slot < batch->begin[group + 1]; slot++) {
             put_row(source, &batch->noise[group], slot);
+            put_more(source, &batch->noise[group], slot);
         }
     }
     return GA_OK;

@@ -11,6 +11,7 @@
 /* One minibatch, of this process: rows may be 0 while another process has some. Owns its arrays. */
 typedef struct ga_fit_batch {
     int32_t rows, groups;
+    int32_t own_rows; /* the rest are pictures of those under other prompts, each a group of its own */
     float *maps, *scalars, *prompt, *log_sigma; /* standardised, disturbed; one block of memory, at maps */
     float *base;          /* [rows, targets] what the ridges say, in units of the scales */
     float *target;        /* [rows, targets] labels less level and bias; NaN: none */
@@ -27,13 +28,15 @@ typedef struct ga_fit_batch {
 typedef struct ga_fit_source {
     const ga_fit *fit;
     const ga_probe *probe;
-    int32_t batch_rows;                   /* of all processes together */
+    int32_t batch_rows;                   /* of all processes together, without those under other prompts */
+    int32_t room_rows;                    /* with them */
     double bias[GA_NETWORK_TARGETS_MAX];  /* mean of label − level − ridge, in units of the scales */
     double reward_mean, reward_deviation; /* of all training rows, for oversample_low */
     int32_t *order;                       /* [all_groups] of this pass */
     uint64_t epoch;
     int32_t next_group, next_row;
-    float *row, *pooled; /* scratch of a row; one block, at row */
+    float *row, *pooled;   /* scratch of a row; one block, at row */
+    ga_input_shape prompt; /* in the schema; channels 0 without it */
     ga_fit_batch batch;
 } ga_fit_source;
 

@@ -13,15 +13,19 @@ static ga_status score_block(ga_probe *probe, const ga_dataset *dataset, const i
     for (int64_t i = 0; i < count; i++) {
         sigma[i] = dataset->sigma[rows[i]];
     }
-    const ga_probe_rows block = {.features = features, .count = count, .sigma = sigma};
+    const ga_probe_rows block = {
+        .features = features, .count = count, .sigma = sigma, .partial = dataset->partial};
     return ga_probe_score_rows(probe, &block, score, level, error);
 }
 
 ga_status ga_dataset_score(ga_probe *probe, const ga_dataset *dataset, const int64_t *rows, int64_t count,
     float *score_out, float *level_out, ga_error *error) {
     if (dataset->features != NULL) {
-        const ga_probe_rows all = {
-            .features = dataset->features, .rows = rows, .count = count, .sigma = dataset->sigma};
+        const ga_probe_rows all = {.features = dataset->features,
+            .rows = rows,
+            .count = count,
+            .sigma = dataset->sigma,
+            .partial = dataset->partial};
         return ga_probe_score_rows(probe, &all, score_out, level_out, error);
     }
     const size_t values = (size_t)dataset->schema->values_per_row;
