@@ -5,14 +5,9 @@
 
 #include "grpo_accel/compute/tensor.h"
 
-/* A readable tensor of four dimensions, none empty, all of them below 2^31. */
+/* A tensor of four dimensions, none empty, all of them below 2^31. */
 static ga_status check_view(const ga_tensor *tensor, const char *name, ga_error *error) {
     GA_TRY(ga_tensor_check(tensor, name, error));
-    if (tensor->device != GA_DEVICE_CPU) {
-        return GA_FAIL(error, GA_ERR_MISSING,
-            "%s: on device %d:%d; features are computed on the CPU: hand in a copy there", name,
-            tensor->device, tensor->device_index);
-    }
     if (tensor->dtype != GA_F32 && tensor->dtype != GA_F16 && tensor->dtype != GA_BF16) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "%s: dtype %s; expected f32, f16 or bf16", name,
             ga_dtype_name(tensor->dtype));
@@ -37,8 +32,17 @@ static ga_status take_view(
     GA_TRY(check_view(tensor, name, error));
     ga_error inner;
     ga_error_clear(&inner);
-    const ga_status status = ga_rows_conditional(tensor, batch_rows, GA_GUIDANCE_GUESS, view_out, &inner);
+    const ga_status status = ga_rows_conditional(tensor, batch_rows, view_out, &inner);
     return status == GA_OK ? GA_OK : GA_FAIL(error, status, "%s: %s", name, inner.message);
+}
+
+static ga_status take_host_view(
+    const ga_tensor *tensor, const char *name, int32_t batch_rows, ga_tensor *view_out, ga_error *error) {
+    if (tensor != NULL && tensor->device != GA_DEVICE_CPU) {
+        return GA_FAIL(error, GA_ERR_MISSING, "%s: on device %d:%d; hand in a copy on the CPU", name,
+            tensor->device, tensor->device_index);
+    }
+    return take_view(tensor, name, batch_rows, view_out, error);
 }
 
 /* Two views must agree in one dimension. */
@@ -91,8 +95,8 @@ ga_status ga_capture_latent_take(const ga_tensor *latent, const ga_tensor *veloc
     if (!isfinite(sigma) || sigma <= 0) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "latent: sigma is %g; expected a noise level above 0", sigma);
     }
-    GA_TRY(take_view(latent, "latent", batch_rows, &captured.latent, error));
-    GA_TRY(take_view(velocity, "velocity", batch_rows, &captured.velocity, error));
+    GA_TRY(take_host_view(latent, "latent", batch_rows, &captured.latent, error));
+    GA_TRY(take_host_view(velocity, "velocity", batch_rows, &captured.velocity, error));
     for (int i = 1; i < 4; i++) {
         GA_TRY(check_same(&captured.latent, "latent", &captured.velocity, "velocity", i, names[i], error));
     }

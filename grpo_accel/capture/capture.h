@@ -23,10 +23,10 @@ typedef struct ga_capture_attention {
 } ga_capture_attention;
 
 /*
- * Checks that the views are CPU tensors of fp32, fp16 or bf16 that fit each other. Tensors of twice
- * batch_rows rows are taken as a guided batch with the conditional rows last. key_image may be NULL or have
- * NULL data. GA_ERR_ARGUMENT names the tensor, what it is and what it should be; GA_ERR_MISSING: on another
- * device.
+ * Checks that the views are fp32, fp16 or bf16 tensors that fit each other, on any device: room feature knows
+ * who computes there. Tensors of twice batch_rows rows are taken as a guided batch with the conditional rows
+ * last. key_image may be NULL or have NULL data. GA_ERR_ARGUMENT names the tensor, what it is and what it
+ * should be.
  */
 ga_status ga_capture_attention_take(const ga_tensor *query, const ga_tensor *key_image,
     const ga_tensor *key_text, const uint8_t *content, int32_t batch_rows, ga_capture_attention *captured_out,
@@ -40,7 +40,7 @@ typedef struct ga_capture_latent {
     double sigma;       /* > 0 */
 } ga_capture_latent;
 
-/* As ga_capture_attention_take, for [rows, channels, height, width]. */
+/* The same for [rows, channels, height, width] on the CPU; GA_ERR_MISSING: on another device. */
 ga_status ga_capture_latent_take(const ga_tensor *latent, const ga_tensor *velocity, double sigma,
     int32_t batch_rows, ga_capture_latent *captured_out, ga_error *error);
 

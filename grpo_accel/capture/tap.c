@@ -2,35 +2,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
-
-/* Digits only, 1 … 9999. */
-static bool take_count(const char *digits, int32_t *count) {
-    const size_t length = strlen(digits);
-    if (length < 1 || length > 4 || strspn(digits, "0123456789") != length) {
-        return false;
-    }
-    *count = (int32_t)strtol(digits, NULL, 10);
-    return *count > 0;
-}
-
-ga_status ga_tap_parse(const char *text, ga_tap_selection *selection_out, ga_error *error) {
-    static const struct {
-        const char *head;
-        ga_tap_kind kind;
-    } kinds[] = {{"middle:", GA_TAP_MIDDLE}, {"last_encoder:", GA_TAP_LAST_ENCODER}};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        const size_t length = strlen(kinds[i].head);
-        int32_t count = 0;
-        if (strncmp(text, kinds[i].head, length) == 0 && take_count(text + length, &count)) {
-            *selection_out = (ga_tap_selection){kinds[i].kind, count, NULL};
-            return GA_OK;
-        }
-    }
-    return GA_FAIL(
-        error, GA_ERR_ARGUMENT, "blocks \"%.80s\": expected middle:N or last_encoder:N, N from 1", text);
-}
 
 /* Consecutive positions from `first`. */
 static void take_range(int32_t first, int32_t count, int32_t *indices_out, int32_t *count_out) {
@@ -45,10 +17,22 @@ static void choose_middle(int32_t wanted, int32_t block_count, int32_t *indices_
     take_range((block_count - count) / 2, count, indices_out, count_out);
 }
 
-/* diffusers' names: down_blocks.1.attentions.0…, then mid_block, then up_blocks */
+/* Is `part` one of the parts between the dots of `name`? */
+static bool has_part(const char *name, const char *part) {
+    const size_t length = strlen(part);
+    for (const char *at = strstr(name, part); at != NULL; at = strstr(at + 1, part)) {
+        const bool begins = at == name || at[-1] == '.';
+        if (begins && (at[length] == '.' || at[length] == '\0')) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* diffusers' names: down_blocks.1.attentions.0…, then mid_block, then up_blocks. attn1 is the image's
+ * attention to itself, which says nothing of the prompt. */
 static bool is_encoder(const char *name) {
-    static const char encoder[] = "down_blocks";
-    return strstr(name, encoder) != NULL;
+    return has_part(name, "down_blocks") && !has_part(name, "attn1");
 }
 
 static ga_status choose_encoder(int32_t wanted, const char *const *block_names, int32_t block_count,
@@ -74,9 +58,15 @@ static ga_status choose_encoder(int32_t wanted, const char *const *block_names, 
     return GA_OK;
 }
 
-static bool is_wanted(const ga_tap_selection *selection, const char *name) {
+/* Is `block` called `name`, or does it stand inside a module that is? */
+static bool is_called(const char *block, const char *name) {
+    const size_t length = strlen(name);
+    return strncmp(block, name, length) == 0 && (block[length] == '\0' || block[length] == '.');
+}
+
+static bool is_wanted(const ga_tap_selection *selection, const char *block) {
     for (int32_t i = 0; i < selection->count; i++) {
-        if (strcmp(selection->names[i], name) == 0) {
+        if (is_called(block, selection->names[i])) {
             return true;
         }
     }
@@ -85,7 +75,7 @@ static bool is_wanted(const ga_tap_selection *selection, const char *name) {
 
 static bool is_there(const char *name, const char *const *block_names, int32_t block_count) {
     for (int32_t i = 0; i < block_count; i++) {
-        if (strcmp(block_names[i], name) == 0) {
+        if (is_called(block_names[i], name)) {
             return true;
         }
     }

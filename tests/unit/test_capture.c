@@ -1,6 +1,7 @@
 #include "tests/unit/support.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #include "grpo_accel/capture/capture.h"
 #include "grpo_accel/capture/rows.h"
@@ -25,26 +26,6 @@ static void choose(const ga_tap_selection *selection, const char *const *names, 
     }
 }
 
-static void selections_are_parsed(void **state) {
-    (void)state;
-    ga_tap_selection selection;
-    ga_error error;
-    ga_error_clear(&error);
-    test_ok(ga_tap_parse("middle:10", &selection, &error), &error);
-    assert_int_equal(selection.kind, GA_TAP_MIDDLE);
-    assert_int_equal(selection.count, 10);
-    test_ok(ga_tap_parse("last_encoder:3", &selection, &error), &error);
-    assert_int_equal(selection.kind, GA_TAP_LAST_ENCODER);
-    assert_int_equal(selection.count, 3);
-    static const char *const wrong[] = {"", "middle", "middle:", "middle:0", "middle:-1", "middle:1x",
-        "middle: 1", "first:3", "middle:99999", "MIDDLE:3"};
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        ga_error_clear(&error);
-        assert_int_equal(ga_tap_parse(wrong[i], &selection, &error), GA_ERR_ARGUMENT);
-        assert_non_null(strstr(error.message, "middle:N"));
-    }
-}
-
 static void middle_blocks(void **state) {
     (void)state;
     ga_tap_selection middle = {GA_TAP_MIDDLE, 10, NULL};
@@ -65,6 +46,45 @@ static void encoder_and_named_blocks(void **state) {
     const char *const names[] = {unet_blocks[4], unet_blocks[0], unet_blocks[4]};
     ga_tap_selection named = {GA_TAP_NAMED, 3, names};
     choose(&named, unet_blocks, 5, (const int32_t[]){0, 4}, 2); /* ascending, each once */
+}
+
+/* The names that diffusers gives, in the order of the model. */
+static void blocks_of_every_model(void **state) {
+    (void)state;
+    enum { DOUBLE = 19, SINGLE = 38, FLUX = DOUBLE + SINGLE };
+    static char text[FLUX][64];
+    const char *flux[FLUX];
+    for (int i = 0; i < FLUX; i++) {
+        const bool single = i >= DOUBLE;
+        snprintf(text[i], sizeof text[i], "%stransformer_blocks.%d.attn", single ? "single_" : "",
+            single ? i - DOUBLE : i);
+        flux[i] = text[i];
+    }
+    const ga_tap_selection middle = {GA_TAP_MIDDLE, 3, NULL};
+    choose(&middle, flux, FLUX, (const int32_t[]){27, 28, 29}, 3);
+    const char *const one_of_each[] = {"single_transformer_blocks.1", "transformer_blocks.3.attn"};
+    ga_tap_selection named = {GA_TAP_NAMED, 2, one_of_each}; /* not transformer_blocks.1x, nor single's 1x */
+    choose(&named, flux, FLUX, (const int32_t[]){3, DOUBLE + 1}, 2);
+    named = (ga_tap_selection){GA_TAP_NAMED, 1, (const char *const[]){"transformer_blocks"}};
+    int32_t all[DOUBLE];
+    for (int32_t i = 0; i < DOUBLE; i++) {
+        all[i] = i;
+    }
+    choose(&named, flux, FLUX, all, DOUBLE); /* the whole list, as SD3 and Qwen-Image have only that one */
+    named = (ga_tap_selection){GA_TAP_NAMED, 1, (const char *const[]){"down_blocks.1"}};
+    choose(&named, unet_blocks, 5, (const int32_t[]){0, 1}, 2);
+    const char *const both[] = {"down_blocks.0.attentions.0.transformer_blocks.0.attn1",
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1",
+        "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2",
+        "up_down_blocks.1.attentions.0.transformer_blocks.0.attn2"};
+    const ga_tap_selection encoder = {GA_TAP_LAST_ENCODER, 5, NULL};
+    choose(&encoder, both, 5, (const int32_t[]){1, 3}, 2);
+    int32_t indices[FLUX], count = -1;
+    assert_int_equal(ga_tap_choose(&encoder, flux, FLUX, indices, &count, NULL), GA_ERR_CONFIG);
+    named = (ga_tap_selection){GA_TAP_NAMED, 1, (const char *const[]){"transformer_blocks.1.at"}};
+    assert_int_equal(ga_tap_choose(&named, flux, FLUX, indices, &count, NULL), GA_ERR_CONFIG);
+    assert_int_equal(count, -1);
 }
 
 static void impossible_selections_are_refused(void **state) {
@@ -96,40 +116,20 @@ static void guidance_halves(void **state) {
     ga_tensor tensor = ga_tensor_make(values, GA_F32, 2, (const int64_t[]){6, 4}), view;
     ga_error error;
     ga_error_clear(&error);
-    test_ok(ga_rows_conditional(&tensor, 3, GA_GUIDANCE_COND_LAST, &view, &error), &error);
+    test_ok(ga_rows_conditional(&tensor, 6, &view, &error), &error);
+    assert_ptr_equal(view.data, values);
+    assert_int_equal(view.shape[0], 6);
+    test_ok(ga_rows_conditional(&tensor, 3, &view, &error), &error);
     assert_ptr_equal(view.data, values + 12);
     assert_int_equal(view.shape[0], 3);
-    test_ok(ga_rows_unconditional(&tensor, 3, GA_GUIDANCE_COND_LAST, &view, &error), &error);
-    assert_ptr_equal(view.data, values);
-    test_ok(ga_rows_conditional(&tensor, 3, GA_GUIDANCE_COND_FIRST, &view, &error), &error);
-    assert_ptr_equal(view.data, values);
-    test_ok(ga_rows_unconditional(&tensor, 3, GA_GUIDANCE_COND_FIRST, &view, &error), &error);
-    assert_ptr_equal(view.data, values + 12);
-    test_ok(ga_rows_conditional(&tensor, 6, GA_GUIDANCE_GUESS, &view, &error), &error);
-    assert_ptr_equal(view.data, values);
-    test_ok(ga_rows_conditional(&tensor, 3, GA_GUIDANCE_GUESS, &view, &error), &error);
-    assert_ptr_equal(view.data, values + 12);
-    assert_int_equal(ga_rows_conditional(&tensor, 4, GA_GUIDANCE_GUESS, &view, &error), GA_ERR_ARGUMENT);
+    assert_int_equal(ga_rows_conditional(&tensor, 4, &view, &error), GA_ERR_ARGUMENT);
     assert_non_null(strstr(error.message, "6 rows for a batch of 4"));
-    assert_int_equal(ga_rows_conditional(&tensor, 3, GA_GUIDANCE_NONE, &view, NULL), GA_ERR_ARGUMENT);
-    assert_int_equal(ga_rows_unconditional(&tensor, 6, GA_GUIDANCE_NONE, &view, NULL), GA_ERR_DATA);
+    assert_int_equal(ga_rows_conditional(&tensor, 0, &view, NULL), GA_ERR_ARGUMENT);
     tensor.strides[0] = -4; /* rows stored backwards */
     tensor.data = values + 20;
     ga_error_clear(&error);
-    test_ok(ga_rows_conditional(&tensor, 3, GA_GUIDANCE_COND_LAST, &view, &error), &error);
+    test_ok(ga_rows_conditional(&tensor, 3, &view, &error), &error);
     assert_ptr_equal(view.data, values + 8);
-}
-
-static void host_rows_are_inverted(void **state) {
-    (void)state;
-    int32_t row_of[6];
-    ga_error error;
-    ga_error_clear(&error);
-    test_ok(ga_rows_invert((const int32_t[]){4, 0, 5}, 3, 6, row_of, &error), &error);
-    assert_memory_equal(row_of, ((const int32_t[]){1, -1, -1, -1, 0, 2}), sizeof row_of);
-    assert_int_equal(ga_rows_invert((const int32_t[]){4, 4}, 2, 6, row_of, NULL), GA_ERR_ARGUMENT);
-    assert_int_equal(ga_rows_invert((const int32_t[]){6}, 1, 6, row_of, NULL), GA_ERR_ARGUMENT);
-    assert_int_equal(ga_rows_invert((const int32_t[]){-1}, 1, 6, row_of, NULL), GA_ERR_ARGUMENT);
 }
 
 /* query [4, 2, 6, 3], image keys alike, 5 text tokens: a guided batch of 2. */
@@ -187,9 +187,6 @@ static void wrong_attention_is_named(void **state) {
     (void)state;
     attention_case made;
     make_attention(&made);
-    made.query.device = GA_DEVICE_CUDA;
-    refuse_attention(&made, GA_ERR_MISSING, "query");
-    make_attention(&made);
     made.key_text.dtype = GA_I64;
     refuse_attention(&made, GA_ERR_ARGUMENT, "key_text");
     make_attention(&made);
@@ -214,6 +211,26 @@ static void wrong_attention_is_named(void **state) {
     assert_int_equal(ga_capture_attention_take(NULL, NULL, NULL, NULL, 4, &captured, NULL), GA_ERR_ARGUMENT);
 }
 
+/* Pointers of a device are counted with, never read. */
+static void attention_may_be_elsewhere(void **state) {
+    (void)state;
+    attention_case made;
+    make_attention(&made);
+    made.query.device = made.key_image.device = made.key_text.device = GA_DEVICE_CUDA;
+    ga_capture_attention captured;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(
+        ga_capture_attention_take(&made.query, &made.key_image, &made.key_text, NULL, 2, &captured, &error),
+        &error);
+    assert_int_equal(captured.query.device, GA_DEVICE_CUDA);
+    assert_ptr_equal(captured.query.data, made.values + 2 * 36);
+    ga_capture_latent latent;
+    assert_int_equal(
+        ga_capture_latent_take(&made.query, &made.query, 0.5, 4, &latent, &error), GA_ERR_MISSING);
+    assert_non_null(strstr(error.message, "copy on the CPU"));
+}
+
 static void latents_are_taken(void **state) {
     (void)state;
     static float values[2 * 3 * 4 * 5];
@@ -235,12 +252,12 @@ static void latents_are_taken(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(selections_are_parsed),
         cmocka_unit_test(middle_blocks),
         cmocka_unit_test(encoder_and_named_blocks),
         cmocka_unit_test(impossible_selections_are_refused),
         cmocka_unit_test(guidance_halves),
-        cmocka_unit_test(host_rows_are_inverted),
+        cmocka_unit_test(blocks_of_every_model),
+        cmocka_unit_test(attention_may_be_elsewhere),
         cmocka_unit_test(attention_is_taken),
         cmocka_unit_test(wrong_attention_is_named),
         cmocka_unit_test(latents_are_taken),
