@@ -2,10 +2,22 @@
  * The residual network over maps, scalars and a condition: forward and hand-written backward over the compute
  * table, so that it runs wherever the table's provider runs.
  *
- * `joined`, ours:
+ * `joined`, ours, with the condition in the head:
  *
  *   log σ → waves → linear → SiLU ──┐
- *   prompt [P] → linear → SiLU ─────┴─ condition c ─→ scale(c), shift(c) of every normalisation
+ *   prompt [P] → linear → SiLU ─────┴─ condition c ─→ scale(c), shift(c) of the trunk's vector
+ *   maps [C, H, W] → conv 3×3 + place → blocks → norm → SiLU → mean over positions → linear
+ *                                          → · (1 + scale(c)) + shift(c) → SiLU ─┐
+ *   scalars [S] ─────────────────────────────────────────────────────────────────┤
+ *   c ───────────────────────────────────────────────────────────────────────────┴ join → linear → SiLU →
+ * linear
+ *
+ * `place` is learned, a value for each channel and position: what is left of what is known to the pooled
+ * vector. Up to the pooling nothing depends on the prompt: rows that show the same picture share that part.
+ *
+ * The same with the condition in the blocks:
+ *
+ *   log σ, prompt → condition c ─→ scale(c), shift(c) of every normalisation
  *   maps [C, H, W] → conv 3×3 → blocks → norm → SiLU → mean over positions ─┐
  *   scalars [S] ────────────────────────────────────────────────────────────┤
  *   c ────────────────────────────────────────────────────────────────────── join → linear → SiLU → linear
@@ -72,11 +84,14 @@ typedef struct ga_network {
     int32_t outputs;        /* of ga_network_options_outputs */
     int32_t condition;      /* width of c */
     int32_t film_columns;   /* of all modulations; 0: none */
-    int32_t joined;         /* width of what the last layers take */
+    bool shares_pictures;   /* the condition is in the head, behind maps */
+    ga_network_norm
+        trunk;      /* its vector and modulation there, a norm that does not normalise; norm: its linear */
+    int32_t joined; /* width of what the last layers take */
     int32_t block_count;
     ga_network_block blocks[GA_NETWORK_BLOCKS_MAX];
-    ga_network_norm norm;                            /* before the pooling; channels 0 without maps */
-    int32_t embed, prompt, film, stem, hidden, last; /* numbers of tensors, -1: there is none */
+    ga_network_norm norm;                                   /* before the pooling; channels 0 without maps */
+    int32_t embed, prompt, film, stem, place, hidden, last; /* numbers of tensors, -1: there is none */
     int32_t tensor_count;
     ga_network_tensor tensors[GA_NETWORK_TENSORS_MAX];
     int64_t parameter_count;
@@ -93,9 +108,10 @@ void ga_network_initialise(const ga_network *network, uint64_t seed, float *para
 /* Room on the device for the activations of up to rows_max rows, and what backward needs. */
 typedef struct ga_network_pass ga_network_pass;
 
-/* `network` and `compute` must outlive the pass. GA_ERR_MEMORY. */
+/* `network` and `compute` must outlive the pass. pictures_max ≤ rows_max; equal unless the network shares
+ * pictures. GA_ERR_ARGUMENT, GA_ERR_MEMORY. */
 ga_status ga_network_pass_create(const ga_network *network, const ga_compute *compute, int32_t rows_max,
-    bool with_backward, ga_network_pass **pass_out, ga_error *error);
+    int32_t pictures_max, bool with_backward, ga_network_pass **pass_out, ga_error *error);
 
 /* Sets *pass to NULL; NULL is allowed. */
 void ga_network_pass_destroy(ga_network_pass **pass);
@@ -103,7 +119,9 @@ void ga_network_pass_destroy(ga_network_pass **pass);
 /* Standardised inputs of a pass, in host memory; read during the forward call alone. */
 typedef struct ga_network_input {
     int32_t rows;
-    const float *maps;      /* [rows, map_channels, height, width]; NULL without maps */
+    int32_t pictures;       /* where network.shares_pictures; else, or with picture NULL, it is rows */
+    const int32_t *picture; /* [rows] the picture that the row shows; NULL: row i shows picture i */
+    const float *maps;      /* [pictures, map_channels, height, width]; NULL without maps */
     const float *scalars;   /* [rows, scalars] */
     const float *prompt;    /* [rows, prompt]; NULL without */
     const float *log_sigma; /* [rows] */

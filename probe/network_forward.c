@@ -1,4 +1,5 @@
 #include <math.h>
+#include <string.h>
 
 #include "probe/network_pass.h"
 
@@ -13,6 +14,24 @@ static void make_waves(int32_t rows, const float *log_sigma, float *waves) {
     }
 }
 
+/* Which row shows which picture, as a matrix of ones and zeros: products with it spread and gather. */
+static ga_status choose_pictures(ga_network_pass *pass, const ga_network_input *input, ga_error *error) {
+    const size_t pictures = (size_t)pass->pictures;
+    pass->selects = pass->network->shares_pictures && input->picture != NULL;
+    if (!pass->selects) {
+        return GA_OK;
+    }
+    memset(pass->select_host, 0, (size_t)pass->rows * pictures * sizeof(float));
+    for (int32_t row = 0; row < pass->rows; row++) {
+        if (input->picture[row] < 0 || input->picture[row] >= pass->pictures) {
+            return GA_FAIL(error, GA_ERR_ARGUMENT, "row %d shows picture %d of %d", row, input->picture[row],
+                pass->pictures);
+        }
+        pass->select_host[(size_t)row * pictures + (size_t)input->picture[row]] = 1.0f;
+    }
+    return pass->compute->upload((size_t)pass->rows * pictures, pass->select_host, pass->select, error);
+}
+
 static ga_status upload(ga_network_pass *pass, const ga_network_input *input, ga_error *error) {
     const ga_compute *compute = pass->compute;
     const ga_network_shape *shape = &pass->network->shape;
@@ -21,7 +40,7 @@ static ga_status upload(ga_network_pass *pass, const ga_network_input *input, ga
     GA_TRY(compute->upload(rows * GA_NETWORK_WAVE_VALUES, pass->waves_host, pass->waves, error));
     if (shape->map_channels > 0) {
         const size_t map = (size_t)shape->map_channels * (size_t)shape->height * (size_t)shape->width;
-        GA_TRY(compute->upload(rows * map, input->maps, pass->maps, error));
+        GA_TRY(compute->upload((size_t)pass->pictures * map, input->maps, pass->maps, error));
     }
     if (shape->scalars > 0) {
         GA_TRY(compute->upload(rows * (size_t)shape->scalars, input->scalars, pass->scalars, error));
@@ -85,7 +104,7 @@ static ga_status modulate(
 static ga_status norm_forward(ga_network_pass *pass, const ga_network_norm *norm, ga_norm_room *room,
     const float *parameters, const float *input, ga_error *error) {
     const ga_network *network = pass->network;
-    const ga_group_norm group_norm = ga_network_group_norm(norm, pass->rows);
+    const ga_group_norm group_norm = ga_network_group_norm(norm, pass->pictures);
     GA_TRY(
         pass->compute->group_norm_forward(&group_norm, input, ga_network_at(network, parameters, norm->norm),
             ga_network_at(network, parameters, norm->norm + 1), room->normal, room->mean, room->rstd, error));
@@ -93,7 +112,7 @@ static ga_status norm_forward(ga_network_pass *pass, const ga_network_norm *norm
         GA_TRY(modulate(pass, norm, room, error));
     }
     return pass->compute->silu_forward(
-        ga_network_norm_values(norm, pass->rows), room->modulated, room->active, error);
+        ga_network_norm_values(norm, pass->pictures), room->modulated, room->active, error);
 }
 
 static ga_status convolve(ga_network_pass *pass, const ga_conv *conv, const float *parameters, int32_t tensor,
@@ -108,7 +127,7 @@ static ga_status add_sigma(ga_network_pass *pass, const ga_network_block *block,
     const float *parameters, ga_error *error) {
     GA_TRY(linear(pass, parameters, block->sigma, pass->network->options.condition_width, block->out_channels,
         pass->embed, room->sigma, error));
-    return pass->compute->channel_shift_forward(pass->rows, block->out_channels,
+    return pass->compute->channel_shift_forward(pass->pictures, block->out_channels,
         block->second.height * block->second.width, room->sigma, room->middle, error);
 }
 
@@ -116,9 +135,9 @@ static ga_status block_forward(
     ga_network_pass *pass, int32_t number, const float *parameters, const float *input, ga_error *error) {
     const ga_network_block *block = &pass->network->blocks[number];
     ga_block_room *room = &pass->blocks[number];
-    const ga_conv conv1 = ga_network_first_conv(block, pass->rows),
-                  conv2 = ga_network_second_conv(block, pass->rows),
-                  skip = ga_network_skip_conv(block, pass->rows);
+    const ga_conv conv1 = ga_network_first_conv(block, pass->pictures),
+                  conv2 = ga_network_second_conv(block, pass->pictures),
+                  skip = ga_network_skip_conv(block, pass->pictures);
     GA_TRY(norm_forward(pass, &block->first, &room->first, parameters, input, error));
     GA_TRY(convolve(pass, &conv1, parameters, block->conv1, room->first.active, room->middle, error));
     if (block->sigma >= 0) {
@@ -132,14 +151,34 @@ static ga_status block_forward(
         skipped = pass->skipped;
     }
     return pass->compute->accumulate(
-        ga_network_norm_values(&block->second, pass->rows), 1.0f, skipped, room->output, error);
+        ga_network_norm_values(&block->second, pass->pictures), 1.0f, skipped, room->output, error);
+}
+
+/* The learned values of each place, to every picture's stem. */
+static ga_status add_place(ga_network_pass *pass, const float *parameters, ga_error *error) {
+    const ga_network *network = pass->network;
+    if (network->place < 0) {
+        return GA_OK;
+    }
+    const int32_t count = (int32_t)network->tensors[network->place].count;
+    const ga_gemm product = {.m = pass->pictures,
+        .n = count,
+        .k = 1,
+        .lda = 1,
+        .ldb = count,
+        .ldc = count,
+        .alpha = 1.0f,
+        .beta = 1.0f};
+    return pass->compute->sgemm(
+        &product, pass->ones, ga_network_at(network, parameters, network->place), pass->stem, error);
 }
 
 static ga_status maps_forward(ga_network_pass *pass, const float *parameters, ga_error *error) {
     const ga_network *network = pass->network;
     const ga_network_norm *norm = &network->norm;
-    const ga_conv stem = ga_network_stem_conv(network, pass->rows);
+    const ga_conv stem = ga_network_stem_conv(network, pass->pictures);
     GA_TRY(convolve(pass, &stem, parameters, network->stem, pass->maps, pass->stem, error));
+    GA_TRY(add_place(pass, parameters, error));
     const float *values = pass->stem;
     for (int32_t i = 0; i < network->block_count; i++) {
         GA_TRY(block_forward(pass, i, parameters, values, error));
@@ -147,15 +186,43 @@ static ga_status maps_forward(ga_network_pass *pass, const float *parameters, ga
     }
     GA_TRY(norm_forward(pass, norm, &pass->norm, parameters, values, error));
     return pass->compute->mean_pool_forward(
-        pass->rows, norm->channels, norm->height * norm->width, pass->norm.active, pass->pooled, error);
+        pass->pictures, norm->channels, norm->height * norm->width, pass->norm.active, pass->pooled, error);
 }
 
-/* joined = [pooled | scalars | c] */
+/* From the pictures' pooled vectors to each row's, modulated by its condition. */
+static ga_status trunk_forward(ga_network_pass *pass, const float *parameters, ga_error *error) {
+    const ga_network *network = pass->network;
+    const ga_compute *compute = pass->compute;
+    const int32_t width = network->trunk.channels;
+    GA_TRY(compute->linear_forward(pass->pictures, network->norm.channels, width, pass->pooled,
+        ga_network_at(network, parameters, network->trunk.norm),
+        ga_network_at(network, parameters, network->trunk.norm + 1), pass->trunk_linear, error));
+    if (pass->selects) {
+        const ga_gemm spread = {.m = pass->rows,
+            .n = width,
+            .k = pass->pictures,
+            .lda = pass->pictures,
+            .ldb = width,
+            .ldc = width,
+            .alpha = 1.0f};
+        GA_TRY(compute->sgemm(&spread, pass->select, pass->trunk_linear, pass->trunk.normal, error));
+    } else {
+        GA_TRY(compute->copy_columns(
+            pass->rows, width, width, pass->trunk_linear, width, pass->trunk.normal, error));
+    }
+    GA_TRY(modulate(pass, &network->trunk, &pass->trunk, error));
+    return compute->silu_forward(
+        (int64_t)pass->rows * width, pass->trunk.modulated, pass->trunk.active, error);
+}
+
+/* joined = [pooled, or the trunk's vector | scalars | c] */
 static ga_status join(ga_network_pass *pass, ga_error *error) {
     const ga_network *network = pass->network;
-    const int32_t channels = network->norm.channels, scalars = network->shape.scalars;
+    const int32_t channels = network->shares_pictures ? network->trunk.channels : network->norm.channels;
+    const int32_t scalars = network->shape.scalars;
+    const float *seen = network->shares_pictures ? pass->trunk.active : pass->pooled;
     if (channels > 0) {
-        GA_TRY(put_columns(pass, channels, pass->pooled, network->joined, 0, pass->joined, error));
+        GA_TRY(put_columns(pass, channels, seen, network->joined, 0, pass->joined, error));
     }
     if (scalars > 0) {
         GA_TRY(put_columns(pass, scalars, pass->scalars, network->joined, channels, pass->joined, error));
@@ -183,18 +250,25 @@ static ga_status head_forward(ga_network_pass *pass, const float *parameters, ga
 ga_status ga_network_forward(ga_network_pass *pass, const float *parameters, const ga_network_input *input,
     float *output, ga_error *error) {
     const ga_network *network = pass->network;
-    if (input->rows < 0 || input->rows > pass->rows_max) {
-        return GA_FAIL(
-            error, GA_ERR_ARGUMENT, "%d rows in a pass that has room for %d", input->rows, pass->rows_max);
+    const int32_t pictures =
+        network->shares_pictures && input->picture != NULL ? input->pictures : input->rows;
+    if (input->rows < 0 || input->rows > pass->rows_max || pictures < 0 || pictures > pass->pictures_max) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "%d rows of %d pictures in a pass that has room for %d of %d",
+            input->rows, pictures, pass->rows_max, pass->pictures_max);
     }
     pass->rows = input->rows;
+    pass->pictures = pictures;
     if (input->rows == 0) {
         return GA_OK;
     }
+    GA_TRY(choose_pictures(pass, input, error));
     GA_TRY(upload(pass, input, error));
     GA_TRY(condition_forward(pass, parameters, error));
     if (network->shape.map_channels > 0) {
         GA_TRY(maps_forward(pass, parameters, error));
+    }
+    if (network->shares_pictures) {
+        GA_TRY(trunk_forward(pass, parameters, error));
     }
     GA_TRY(head_forward(pass, parameters, error));
     return pass->compute->download(

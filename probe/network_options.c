@@ -8,9 +8,11 @@
 #define BLOCKS_PER_LEVEL_MAX 4
 
 static const char *const names[GA_NETWORK_ARCHITECTURE_COUNT] = {"joined", "paper", "none", "first"};
+static const char *const conditions[GA_NETWORK_CONDITION_COUNT] = {"head", "blocks"};
 
 ga_network_options ga_network_options_default(void) {
     const ga_network_options options = {.architecture = GA_NETWORK_JOINED,
+        .condition = GA_NETWORK_CONDITION_HEAD,
         .channels = {24, 32, 48, 64},
         .levels = 4,
         .blocks_per_level = 1,
@@ -32,6 +34,7 @@ static ga_status check_range(const char *name, int32_t value, int32_t low, int32
 ga_status ga_network_options_check(const ga_network_options *options, ga_error *error) {
     GA_TRY(check_range(
         "architecture", (int32_t)options->architecture, 0, GA_NETWORK_ARCHITECTURE_COUNT - 1, error));
+    GA_TRY(check_range("condition", (int32_t)options->condition, 0, GA_NETWORK_CONDITION_COUNT - 1, error));
     GA_TRY(check_range("number of levels", options->levels, 1, GA_NETWORK_LEVELS_MAX, error));
     for (int32_t i = 0; i < options->levels; i++) {
         GA_TRY(check_range("number of channels of a level", options->channels[i], 1, CHANNELS_MAX, error));
@@ -57,6 +60,21 @@ bool ga_network_architecture_from_name(const char *name, ga_network_architecture
     for (int i = 0; i < GA_NETWORK_ARCHITECTURE_COUNT; i++) {
         if (strcmp(name, names[i]) == 0) {
             *architecture_out = (ga_network_architecture)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *ga_network_condition_name(ga_network_condition condition) {
+    const bool known = (int)condition >= 0 && condition < GA_NETWORK_CONDITION_COUNT;
+    return known ? conditions[condition] : "unknown";
+}
+
+bool ga_network_condition_from_name(const char *name, ga_network_condition *condition_out) {
+    for (int i = 0; i < GA_NETWORK_CONDITION_COUNT; i++) {
+        if (strcmp(name, conditions[i]) == 0) {
+            *condition_out = (ga_network_condition)i;
             return true;
         }
     }

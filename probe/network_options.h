@@ -33,8 +33,19 @@ typedef enum ga_network_architecture {
     GA_NETWORK_ARCHITECTURE_COUNT = 4
 } ga_network_architecture;
 
+/* Where the prompt and σ enter `joined`. */
+typedef enum ga_network_condition {
+    /* Behind the pooling: what a picture shows does not depend on what is asked of it, so one pass through
+     * the blocks serves rewards under many prompts. */
+    GA_NETWORK_CONDITION_HEAD = 0,
+    /* In every normalisation. */
+    GA_NETWORK_CONDITION_BLOCKS = 1,
+    GA_NETWORK_CONDITION_COUNT = 2
+} ga_network_condition;
+
 typedef struct ga_network_options {
     ga_network_architecture architecture;
+    ga_network_condition condition;
     /* Channels of each level, multiples of 4 are fastest: [0] at the resolution of the maps (the stem), each
      * further level at half the one before. Levels that would shrink a map below 2×2 are left out. */
     int32_t channels[GA_NETWORK_LEVELS_MAX];
@@ -61,5 +72,11 @@ const char *ga_network_architecture_name(ga_network_architecture architecture);
 
 /* The reverse; false for any other word. */
 bool ga_network_architecture_from_name(const char *name, ga_network_architecture *architecture_out);
+
+/* "head" or "blocks"; static storage. */
+const char *ga_network_condition_name(ga_network_condition condition);
+
+/* The reverse; false for any other word. */
+bool ga_network_condition_from_name(const char *name, ga_network_condition *condition_out);
 
 #endif

@@ -120,7 +120,7 @@ static size_t largest_floats(const ga_network *network, size_t rows) {
 }
 
 static size_t widest_channels(const ga_network *network) {
-    size_t channels = (size_t)network->norm.channels;
+    size_t channels = max_size((size_t)network->norm.channels, (size_t)network->trunk.channels);
     for (int32_t i = 0; i < network->block_count; i++) {
         channels = max_size(channels, (size_t)network->blocks[i].in_channels);
         channels = max_size(channels, (size_t)network->blocks[i].out_channels);
@@ -128,6 +128,24 @@ static size_t widest_channels(const ga_network *network) {
     return channels;
 }
 
+static void cut_trunk(
+    ga_network_pass *pass, size_t rows, size_t pictures, bool with_backward, room_cutter *cutter) {
+    const ga_network *network = pass->network;
+    if (!network->shares_pictures) {
+        return;
+    }
+    const size_t width = (size_t)network->trunk.channels;
+    pass->ones = cut(cutter, pictures);
+    pass->select = cut(cutter, rows * pictures);
+    pass->trunk_linear = cut(cutter, pictures * width);
+    cut_norm(&network->trunk, rows, cutter, &pass->trunk);
+    if (with_backward) {
+        pass->grad_trunk = cut(cutter, rows * width);
+        pass->grad_trunk_linear = cut(cutter, pictures * width);
+    }
+}
+
+/* rows: of pictures. */
 static void cut_maps(ga_network_pass *pass, size_t rows, bool with_backward, room_cutter *cutter) {
     const ga_network *network = pass->network;
     const ga_network_shape *shape = &network->shape;
@@ -140,12 +158,11 @@ static void cut_maps(ga_network_pass *pass, size_t rows, bool with_backward, roo
     cut_norm(&network->norm, rows, cutter, &pass->norm);
     pass->pooled = cut(cutter, rows * (size_t)network->norm.channels);
     pass->skipped = cut(cutter, largest_floats(network, rows));
-    pass->workspace = cut(cutter, workspace_floats(network, pass->compute, pass->rows_max));
+    pass->workspace = cut(cutter, workspace_floats(network, pass->compute, pass->pictures_max));
     if (with_backward) {
         pass->grad_a = cut(cutter, largest_floats(network, rows));
         pass->grad_b = cut(cutter, largest_floats(network, rows));
         pass->grad_c = cut(cutter, largest_floats(network, rows));
-        pass->grad_channels = cut(cutter, rows * widest_channels(network));
         pass->grad_pooled = cut(cutter, rows * (size_t)network->norm.channels);
     }
 }
@@ -177,7 +194,11 @@ static void cut_all(ga_network_pass *pass, bool with_backward, room_cutter *cutt
     const size_t rows = (size_t)pass->rows_max;
     cut_condition(pass, rows, with_backward, cutter);
     if (network->shape.map_channels > 0) {
-        cut_maps(pass, rows, with_backward, cutter);
+        cut_maps(pass, (size_t)pass->pictures_max, with_backward, cutter);
+        cut_trunk(pass, rows, (size_t)pass->pictures_max, with_backward, cutter);
+    }
+    if (with_backward) {
+        pass->grad_channels = cut(cutter, rows * widest_channels(network));
     }
     pass->joined = pass->pooled;
     if (network->hidden >= 0) {
@@ -194,10 +215,42 @@ static void cut_all(ga_network_pass *pass, bool with_backward, room_cutter *cutt
     }
 }
 
+/* What the host brings beside the inputs. */
+static ga_status create_host(ga_network_pass *pass, ga_error *error) {
+    const size_t rows = (size_t)pass->rows_max, pictures = (size_t)pass->pictures_max;
+    pass->waves_host = malloc(rows * GA_NETWORK_WAVE_VALUES * sizeof(float));
+    if (pass->network->shares_pictures) {
+        pass->select_host = calloc(rows * pictures, sizeof(float));
+    }
+    return pass->waves_host != NULL && (pass->select_host != NULL || !pass->network->shares_pictures)
+               ? GA_OK
+               : GA_FAIL(error, GA_ERR_MEMORY, "no memory for a pass of %d rows", pass->rows_max);
+}
+
+static ga_status create_device(ga_network_pass *pass, bool with_backward, ga_error *error) {
+    room_cutter counter = {0};
+    cut_all(pass, with_backward, &counter);
+    room_cutter cutter = {0};
+    if (pass->compute->allocate(counter.used_floats, &cutter.memory, error) != GA_OK) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the activations of %d rows (%zu floats)",
+            pass->rows_max, counter.used_floats);
+    }
+    pass->memory = cutter.memory;
+    cut_all(pass, with_backward, &cutter);
+    if (!pass->network->shares_pictures) {
+        return GA_OK;
+    }
+    for (int32_t i = 0; i < pass->pictures_max; i++) {
+        pass->select_host[i] = 1.0f;
+    }
+    return pass->compute->upload((size_t)pass->pictures_max, pass->select_host, pass->ones, error);
+}
+
 ga_status ga_network_pass_create(const ga_network *network, const ga_compute *compute, int32_t rows_max,
-    bool with_backward, ga_network_pass **pass_out, ga_error *error) {
-    if (rows_max < 1) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "a pass over %d rows", rows_max);
+    int32_t pictures_max, bool with_backward, ga_network_pass **pass_out, ga_error *error) {
+    const bool fits = network->shares_pictures ? pictures_max <= rows_max : pictures_max == rows_max;
+    if (rows_max < 1 || pictures_max < 1 || !fits) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "a pass over %d rows of %d pictures", rows_max, pictures_max);
     }
     ga_network_pass *pass = calloc(1, sizeof *pass);
     if (pass == NULL) {
@@ -206,18 +259,15 @@ ga_status ga_network_pass_create(const ga_network *network, const ga_compute *co
     pass->network = network;
     pass->compute = compute;
     pass->rows_max = rows_max;
-    room_cutter counter = {0};
-    cut_all(pass, with_backward, &counter);
-    room_cutter cutter = {0};
-    pass->waves_host = malloc((size_t)rows_max * GA_NETWORK_WAVE_VALUES * sizeof(float));
-    if (pass->waves_host == NULL || compute->allocate(counter.used_floats, &cutter.memory, error) != GA_OK) {
-        free(pass->waves_host);
-        free(pass);
-        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the activations of %d rows (%zu floats)",
-            rows_max, counter.used_floats);
+    pass->pictures_max = pictures_max;
+    ga_status status = create_host(pass, error);
+    if (status == GA_OK) {
+        status = create_device(pass, with_backward, error);
     }
-    pass->memory = cutter.memory;
-    cut_all(pass, with_backward, &cutter);
+    if (status != GA_OK) {
+        ga_network_pass_destroy(&pass);
+        return status;
+    }
     *pass_out = pass;
     return GA_OK;
 }
@@ -226,6 +276,7 @@ void ga_network_pass_destroy(ga_network_pass **pass) {
     if (*pass != NULL) {
         (*pass)->compute->release((*pass)->memory);
         free((*pass)->waves_host);
+        free((*pass)->select_host);
         free(*pass);
         *pass = NULL;
     }

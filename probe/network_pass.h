@@ -31,10 +31,16 @@ typedef struct ga_block_room {
 struct ga_network_pass {
     const ga_network *network;
     const ga_compute *compute;
-    int32_t rows_max;
-    int32_t rows; /* of the last forward */
+    int32_t rows_max, pictures_max;
+    int32_t rows, pictures; /* of the last forward */
+    bool selects;           /* rows of the last forward chose among its pictures */
     float *memory;
-    float *waves_host; /* [rows_max, wave values] */
+    float *waves_host;  /* [rows_max, wave values] */
+    float *select_host; /* [rows_max, pictures_max] 1 where the row shows the picture; NULL: none is shared */
+    float *select;      /* the same on the device */
+    float *ones;        /* [pictures_max] */
+    float *trunk_linear; /* [pictures, hidden] */
+    ga_norm_room trunk;  /* [rows, hidden] `normal` is trunk_linear of the row's picture */
     float *maps, *scalars, *prompt, *waves;
     float *embed_linear, *embed, *prompt_linear, *prompt_embed, *condition, *film;
     float *stem, *pooled;
@@ -46,6 +52,8 @@ struct ga_network_pass {
     /* backward */
     float *grad_output, *grad_hidden, *grad_joined, *grad_condition, *grad_embed, *grad_part, *grad_film;
     float *grad_pooled, *grad_channels; /* [rows, widest channels] */
+    float *grad_trunk;                  /* [rows, hidden] */
+    float *grad_trunk_linear;           /* [pictures, hidden] */
     float *grad_a, *grad_b, *grad_c;    /* as large as the largest activation */
 };
 

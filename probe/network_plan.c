@@ -52,7 +52,7 @@ static ga_network_norm add_norm(
         .channels = channels, .groups = groups_of(channels), .height = height, .width = width, .film = -1};
     norm.norm = add_tensor(network, name, "weight", 1, &channels, 1.0f, 0.0f);
     (void)add_tensor(network, name, "bias", 1, &channels, 0.0f, 0.0f);
-    if (network->options.architecture == GA_NETWORK_JOINED) {
+    if (network->options.architecture == GA_NETWORK_JOINED && !network->shares_pictures) {
         norm.film = network->film_columns;
         network->film_columns += 2 * channels;
     }
@@ -94,6 +94,10 @@ static void add_maps(ga_network *network) {
     const ga_network_options *options = &network->options;
     int32_t channels = options->channels[0], height = network->shape.height, width = network->shape.width;
     network->stem = add_conv(network, "stem", network->shape.map_channels, channels, 3, 1.0f);
+    if (network->shares_pictures) {
+        const int32_t shape[3] = {channels, height, width};
+        network->place = add_tensor(network, "place", "weight", 3, shape, 0.0f, 0.3f);
+    }
     for (int32_t i = 1; i < options->blocks_per_level; i++) {
         add_block(network, 1, channels, &channels, &height, &width);
     }
@@ -116,16 +120,28 @@ static void add_condition(ga_network *network) {
     }
 }
 
+/* From the pooled vector to that which the condition modulates. */
+static void add_trunk(ga_network *network) {
+    const int32_t width = network->options.hidden;
+    network->trunk = (ga_network_norm){.channels = width, .groups = 1, .height = 1, .width = 1};
+    network->trunk.norm = add_linear(network, "trunk", network->norm.channels, width, 1.0f);
+    network->trunk.film = network->film_columns;
+    network->film_columns += 2 * width;
+}
+
 static void add_layers(ga_network *network) {
     const ga_network_options *options = &network->options;
     add_condition(network);
     if (network->shape.map_channels > 0) {
         add_maps(network);
     }
+    if (network->shares_pictures) {
+        add_trunk(network);
+    }
     if (network->film_columns > 0) {
         network->film = add_linear(network, "film", network->condition, network->film_columns, 0.0f);
     }
-    network->joined = network->norm.channels;
+    network->joined = network->shares_pictures ? network->trunk.channels : network->norm.channels;
     if (options->architecture != GA_NETWORK_PAPER) {
         network->joined += network->shape.scalars + network->condition;
         network->hidden = add_linear(network, "hidden", network->joined, options->hidden, 1.0f);
@@ -153,7 +169,10 @@ ga_status ga_network_plan(const ga_network_options *options, const ga_network_sh
     network.shape = *shape;
     network.shape.scalars = options->architecture == GA_NETWORK_PAPER ? 0 : shape->scalars;
     network.shape.prompt = options->architecture == GA_NETWORK_JOINED ? shape->prompt : 0;
-    network.embed = network.prompt = network.film = network.stem = network.hidden = network.last = -1;
+    network.shares_pictures = options->architecture == GA_NETWORK_JOINED &&
+                              options->condition == GA_NETWORK_CONDITION_HEAD && shape->map_channels > 0;
+    network.embed = network.prompt = network.film = network.stem = network.place = network.hidden =
+        network.last = -1;
     add_layers(&network);
     if (network.parameter_count > GA_NETWORK_PARAMETERS_MAX) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,

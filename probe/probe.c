@@ -338,8 +338,8 @@ static void add_answer(ga_probe *probe, int32_t slot) {
 static ga_status add_network_answers(ga_probe *probe, int32_t count, ga_error *error) {
     GA_TRY(ga_probe_load(probe, error));
     if (probe->pass == NULL) {
-        GA_TRY(ga_network_pass_create(
-            &probe->network, probe->compute, GA_PROBE_CHUNK_ROWS, false, &probe->pass, error));
+        GA_TRY(ga_network_pass_create(&probe->network, probe->compute, GA_PROBE_CHUNK_ROWS,
+            GA_PROBE_CHUNK_ROWS, false, &probe->pass, error));
     }
     const ga_network_input input = {.rows = count,
         .maps = probe->maps,

@@ -125,6 +125,7 @@ static ga_status put_network(ga_weights *weights, const ga_probe *probe, ga_erro
     }
     GA_TRY(ga_weights_set_text(
         weights, "architecture", ga_network_architecture_name(options->architecture), error));
+    GA_TRY(ga_weights_set_text(weights, "condition", ga_network_condition_name(options->condition), error));
     GA_TRY(ga_weights_set_text(weights, "channels", text, error));
     GA_TRY(set_integer(weights, "blocks_per_level", options->blocks_per_level, error));
     GA_TRY(set_integer(weights, "hidden", options->hidden, error));
@@ -275,9 +276,10 @@ static ga_network_options first_options(void) {
 
 static ga_status get_network(
     const ga_weights *weights, const char *path, ga_network_options *options, ga_error *error) {
-    const char *architecture, *channels;
+    const char *architecture, *condition_place, *channels;
     int64_t blocks, hidden, condition, heteroscedastic;
     GA_TRY(get_text(weights, path, "architecture", &architecture, error));
+    GA_TRY(get_text(weights, path, "condition", &condition_place, error));
     GA_TRY(get_text(weights, path, "channels", &channels, error));
     GA_TRY(get_integer(weights, path, "blocks_per_level", 1, INT32_MAX, &blocks, error));
     GA_TRY(get_integer(weights, path, "hidden", 1, INT32_MAX, &hidden, error));
@@ -286,6 +288,9 @@ static ga_status get_network(
     *options = ga_network_options_default();
     if (!ga_network_architecture_from_name(architecture, &options->architecture)) {
         return missing(path, "architecture", error);
+    }
+    if (!ga_network_condition_from_name(condition_place, &options->condition)) {
+        return missing(path, "condition", error);
     }
     if (!take_list(channels, GA_NETWORK_LEVELS_MAX, options->channels, &options->levels)) {
         return missing(path, "channels", error);

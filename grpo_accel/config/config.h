@@ -67,6 +67,11 @@ typedef enum ga_config_architecture {
     GA_CONFIG_ARCHITECTURE_NONE = 2    /* ridge and single scores only */
 } ga_config_architecture;
 
+typedef enum ga_config_condition {
+    GA_CONFIG_CONDITION_HEAD = 0,  /* prompt and σ behind the pooling */
+    GA_CONFIG_CONDITION_BLOCKS = 1 /* in every normalisation */
+} ga_config_condition;
+
 typedef enum ga_config_estimator {
     GA_CONFIG_ESTIMATOR_SHRUNK = 0,
     GA_CONFIG_ESTIMATOR_DIFFERENCE = 1,
@@ -192,6 +197,7 @@ typedef struct ga_config {
         } distilled;
         struct {
             ga_config_architecture architecture;
+            ga_config_condition condition;
             ga_config_widths channels;
             int64_t hidden;           /* units of the layer before the last */
             int64_t blocks_per_level; /* residual blocks */

@@ -98,8 +98,9 @@ const ga_schema_entry ga_schema[] = {
         "auto: torch where the host samples on a GPU and has it, else native.",
         FIELD(probe.provider)},
     {"probe.preview.scorers", GA_SCHEMA_NAMES, GA_SCHEMA_MAY_BE_NULL, 0, 0, NULL, "", "null",
-        "Scorers of the host that previews (also of lookahead and distilled) are scored by, in this order; "
-        "others are not called. null: the host's combined one.",
+        "Those of the host's scorers that score previews (also of lookahead and distilled); others are not "
+        "called. A row's scores are their weighted sum and, where several are listed, each scorer's own in "
+        "this order. null: the host's combined score alone.",
         FIELD(probe.preview.scorers)},
     {"probe.preview.decoder", GA_SCHEMA_TEXT, GA_SCHEMA_MAY_BE_NULL, 0, 0, NULL, "folder", "null",
         "AutoencoderTiny that decodes previews. null: the host's own VAE.", FIELD(probe.preview.decoder)},
@@ -125,6 +126,11 @@ const ga_schema_entry ga_schema[] = {
         "joined: maps, scalars and prompt together. paper: maps alone, the probe of arXiv 2602.23783. none: "
         "no network, ridge and single scores only.",
         FIELD(probe.network.architecture)},
+    {"probe.network.condition", GA_SCHEMA_WORD, 0, 0, 0, "head blocks", "", "head",
+        "Where prompt and noise level enter joined. head: behind the pooling, so that one pass over a "
+        "picture "
+        "serves rewards under many prompts (training.relabels). blocks: in every normalisation.",
+        FIELD(probe.network.condition)},
     {"probe.network.channels", GA_SCHEMA_WIDTHS, 0, 1, 1024, NULL, "channels", "[24, 32, 48, 64]",
         "Width of the stem and of each level behind it, which halves the map.",
         FIELD(probe.network.channels)},

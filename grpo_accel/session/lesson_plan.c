@@ -7,6 +7,9 @@ static ga_network_options plan_network(const ga_config *config) {
         GA_NETWORK_JOINED, GA_NETWORK_PAPER, GA_NETWORK_NONE};
     ga_network_options network = ga_network_options_default();
     network.architecture = architectures[config->probe.network.architecture];
+    network.condition = config->probe.network.condition == GA_CONFIG_CONDITION_BLOCKS
+                            ? GA_NETWORK_CONDITION_BLOCKS
+                            : GA_NETWORK_CONDITION_HEAD;
     const int32_t count = config->probe.network.channels.count;
     network.levels = count < GA_NETWORK_LEVELS_MAX ? count : GA_NETWORK_LEVELS_MAX;
     memset(network.channels, 0, sizeof network.channels);

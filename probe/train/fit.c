@@ -199,8 +199,8 @@ static ga_status create_device(void *user, ga_error *error) {
     f->second_moment = f->parameters + 3 * count;
     f->average = f->parameters + 4 * count;
     f->best = f->parameters + 5 * count;
-    GA_TRY(
-        ga_network_pass_create(&f->probe->network, f->compute, f->source.room_rows, true, &f->pass, error));
+    GA_TRY(ga_network_pass_create(
+        &f->probe->network, f->compute, f->source.room_rows, f->source.room_pictures, true, &f->pass, error));
     return f->fit->resume != NULL ? start_from_state(f, f->fit->resume, error)
                                   : start_from_parameters(f, error);
 }
@@ -245,6 +245,8 @@ static ga_status batch_gradient(void *user, ga_error *error) {
     fitter *f = user;
     const ga_fit_batch *batch = &f->source.batch;
     const ga_network_input input = {.rows = batch->rows,
+        .pictures = batch->own_rows,
+        .picture = f->probe->network.shares_pictures ? batch->picture : NULL,
         .maps = batch->maps,
         .scalars = batch->scalars,
         .prompt = batch->prompt,

@@ -14,6 +14,9 @@
 /* Rows of a pass with those under other prompts. */
 #define ROOM_ROWS_MAX 2048
 
+/* Where they share the pictures' maps. */
+#define ROOM_SHARED_ROWS_MAX 8192
+
 /* Weight of the squared error of rewards under other prompts, all of a row together, beside the row's own
  * loss.
  */
@@ -40,9 +43,11 @@ static int32_t most_labels(const ga_dataset *dataset) {
 static void choose_room(ga_fit_source *source) {
     const int32_t labels = 1 + most_labels(source->fit->dataset);
     const int32_t rows = clamp_batch_rows(source->fit->options->batch_rows);
-    const int32_t most = clamp_batch_rows(ROOM_ROWS_MAX / labels);
+    const bool shares = source->probe->network.shares_pictures;
+    const int32_t most = clamp_batch_rows((shares ? ROOM_SHARED_ROWS_MAX : ROOM_ROWS_MAX) / labels);
     source->batch_rows = labels > 1 && most < rows ? most : rows;
     source->room_rows = source->batch_rows * labels;
+    source->room_pictures = shares ? source->batch_rows : source->room_rows;
     const ga_feature_schema *schema = &source->probe->inputs.schema;
     for (int32_t i = 0; i < schema->input_count; i++) {
         if (schema->inputs[i].input == GA_INPUT_PROMPT) {
@@ -51,16 +56,17 @@ static void choose_room(ga_fit_source *source) {
     }
 }
 
-static bool create_batch(const ga_probe *probe, int32_t batch_rows, ga_fit_batch *batch) {
+static bool create_batch(const ga_probe *probe, int32_t batch_rows, int32_t pictures, ga_fit_batch *batch) {
     const ga_inputs *inputs = &probe->inputs;
     const ga_network_shape *shape = &probe->network.shape;
     const size_t rows = (size_t)batch_rows, targets = (size_t)probe->info.target_count;
     const size_t map = (size_t)shape->map_channels * (size_t)shape->height * (size_t)shape->width;
     const size_t scalars = (size_t)shape->scalars, prompt = (size_t)shape->prompt;
     const size_t outputs = (size_t)probe->network.outputs;
+    const size_t maps = (size_t)pictures * map;
     batch->maps =
-        malloc((rows * (map + scalars + prompt + 2 + 2 * targets + 2 * outputs) + 1) * sizeof(float));
-    batch->begin = malloc((rows + 1) * sizeof *batch->begin);
+        malloc((maps + rows * (scalars + prompt + 2 + 2 * targets + 2 * outputs) + 1) * sizeof(float));
+    batch->begin = malloc((2 * rows + 1) * sizeof *batch->begin);
     batch->noise = malloc(rows * sizeof *batch->noise);
     batch->number = malloc(2 * rows * sizeof *batch->number);
     batch->features = malloc(rows * (size_t)inputs->schema.values_per_row * sizeof *batch->features);
@@ -69,7 +75,8 @@ static bool create_batch(const ga_probe *probe, int32_t batch_rows, ga_fit_batch
         return false;
     }
     batch->place = batch->number + rows;
-    batch->scalars = batch->maps + rows * map;
+    batch->picture = batch->begin + rows + 1;
+    batch->scalars = batch->maps + maps;
     batch->prompt = batch->scalars + rows * scalars;
     batch->log_sigma = batch->prompt + rows * prompt;
     batch->weight = batch->log_sigma + rows;
@@ -137,7 +144,7 @@ ga_status ga_fit_source_create(
     source->row =
         malloc(((size_t)inputs->schema.values_per_row + (size_t)inputs->pooled_count) * sizeof(float));
     if (source->order == NULL || source->row == NULL ||
-        !create_batch(probe, source->room_rows, &source->batch)) {
+        !create_batch(probe, source->room_rows, source->room_pictures, &source->batch)) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for batches of %d rows", source->room_rows);
     }
     source->pooled = source->row + inputs->schema.values_per_row;
@@ -189,7 +196,7 @@ static void disturb_row(
     const ga_network_shape *shape = &source->probe->network.shape;
     const ga_train_options *options = source->fit->options;
     const int64_t positions = (int64_t)shape->height * shape->width;
-    for (int32_t channel = 0; channel < shape->map_channels; channel++, maps += positions) {
+    for (int32_t channel = 0; maps != NULL && channel < shape->map_channels; channel++, maps += positions) {
         if (ga_random_uniform(random) < options->channel_drop) {
             memset(maps, 0, (size_t)positions * sizeof *maps);
         } else {
@@ -254,6 +261,7 @@ static void put_row(ga_fit_source *source, ga_random *random, int32_t slot) {
         ga_probe_prepare_known(probe, features, sigma, source->row, source->pooled, map > 0 ? maps : NULL);
     }
     ga_probe_prepare_vectors(probe, pooled, scalars, prompt);
+    batch->picture[slot] = slot;
     put_labels(source, pooled, slot);
     disturb_row(source, random, maps, scalars, prompt);
     batch->log_sigma[slot] = ga_inputs_log_sigma(sigma);
@@ -342,13 +350,15 @@ static void put_label(ga_fit_source *source, ga_random *random, int32_t from, in
     const ga_network_shape *shape = &probe->network.shape;
     const size_t map = (size_t)shape->map_channels * (size_t)shape->height * (size_t)shape->width;
     const size_t values = (size_t)probe->inputs.schema.values_per_row;
-    float *maps = batch->maps + (size_t)slot * map;
+    const bool own = map > 0 && !probe->network.shares_pictures;
+    float *maps = own ? batch->maps + (size_t)slot * map : NULL;
     float *scalars = batch->scalars + (size_t)slot * (size_t)shape->scalars;
     float *prompt = batch->prompt + (size_t)slot * (size_t)shape->prompt;
+    batch->picture[slot] = own || map == 0 ? slot : from;
     copy_picture(source, from, label, slot);
     const double sigma = (double)source->fit->dataset->sigma[batch->number[from]];
-    ga_probe_prepare_known(probe, batch->features + (size_t)slot * values, sigma, source->row, source->pooled,
-        map > 0 ? maps : NULL);
+    ga_probe_prepare_known(
+        probe, batch->features + (size_t)slot * values, sigma, source->row, source->pooled, maps);
     ga_probe_prepare_vectors(probe, source->pooled, scalars, prompt);
     disturb_row(source, random, maps, scalars, prompt);
     float score = 0.0f, level = 0.0f;

@@ -18,6 +18,7 @@ typedef struct ga_fit_batch {
     float *weight;        /* [rows] */
     float *answer, *grad; /* [rows, outputs] */
     int32_t *begin;       /* [groups + 1] */
+    int32_t *picture;     /* [rows] the row whose maps it shows */
     ga_random *noise;     /* [groups] what disturbs it: the same in any process */
     int64_t *number;      /* [rows] in the dataset; with `place` one block, at number */
     int64_t *place;       /* [rows] in the part */
@@ -30,6 +31,7 @@ typedef struct ga_fit_source {
     const ga_probe *probe;
     int32_t batch_rows;                   /* of all processes together, without those under other prompts */
     int32_t room_rows;                    /* with them */
+    int32_t room_pictures;                /* rows with maps of their own */
     double bias[GA_NETWORK_TARGETS_MAX];  /* mean of label − level − ridge, in units of the scales */
     double reward_mean, reward_deviation; /* of all training rows, for oversample_low */
     int32_t *order;                       /* [all_groups] of this pass */

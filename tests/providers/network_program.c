@@ -195,7 +195,7 @@ static ga_status make_device(void *user, ga_error *error) {
     b->average = b->device + 4 * count;
     GA_TRY(b->compute->upload((size_t)b->count, b->host, b->parameters, error));
     GA_TRY(b->compute->upload((size_t)b->count, b->host, b->average, error));
-    return ga_network_pass_create(&b->network, b->compute, b->s.rows, true, &b->pass, error);
+    return ga_network_pass_create(&b->network, b->compute, b->s.rows, b->s.rows, true, &b->pass, error);
 }
 
 static ga_status make_network(bench *b, ga_error *error) {

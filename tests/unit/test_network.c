@@ -50,7 +50,9 @@ static void case_make(network_case *c, const ga_network_options *options, ga_net
         .scalars = c->scalars,
         .prompt = c->prompt,
         .log_sigma = c->log_sigma};
-    test_ok(ga_network_pass_create(&c->network, ga_compute_native(), CASE_ROWS, true, &c->pass, NULL), NULL);
+    test_ok(
+        ga_network_pass_create(&c->network, ga_compute_native(), CASE_ROWS, CASE_ROWS, true, &c->pass, NULL),
+        NULL);
 }
 
 static void case_free(network_case *c) {
@@ -132,6 +134,7 @@ static void gradients_by_differences(void **state) {
             options.blocks_per_level = 1 + (int32_t)(i % 3);
             options.targets = 1 + (int32_t)(i % 2);
             options.heteroscedastic = i % 4 != 3;
+            options.condition = i % 2 == 0 ? GA_NETWORK_CONDITION_HEAD : GA_NETWORK_CONDITION_BLOCKS;
             /* the paper needs maps, and blocks for σ to enter */
             if (architectures[k] == GA_NETWORK_PAPER && shapes[i].height * shapes[i].width <= 2) {
                 continue;
@@ -142,6 +145,39 @@ static void gradients_by_differences(void **state) {
             case_free(&c);
         }
     }
+}
+
+static const int32_t shown[CASE_ROWS] = {1, 0, 1};
+
+/* Rows that show the same picture share its way through the blocks, forward and back. */
+static void pictures_are_shared(void **state) {
+    (void)state;
+    const ga_network_options options = small_options(GA_NETWORK_JOINED);
+    network_case c;
+    case_make(&c, &options, (ga_network_shape){3, 8, 8, 2, 3});
+    assert_true(c.network.shares_pictures);
+    c.input.picture = shown;
+    c.input.pictures = 2;
+    check_gradients(&c);
+    (void)case_value(&c);
+    float alone[CASE_ROWS * 4];
+    memcpy(alone, c.output, sizeof(float) * (size_t)(CASE_ROWS * c.network.outputs));
+    const size_t map = 3 * 8 * 8;
+    float *maps = malloc(CASE_ROWS * map * sizeof(float));
+    for (int i = 0; i < CASE_ROWS; i++) {
+        memcpy(maps + (size_t)i * map, c.maps + (size_t)shown[i] * map, map * sizeof(float));
+    }
+    c.input.picture = NULL;
+    c.input.maps = maps;
+    (void)case_value(&c);
+    for (int i = 0; i < CASE_ROWS * c.network.outputs; i++) {
+        assert_float_equal(c.output[i], alone[i], 1e-5);
+    }
+    const int32_t wrong[CASE_ROWS] = {0, 2, 0};
+    c.input.picture = wrong;
+    assert_int_equal(ga_network_forward(c.pass, c.parameters, &c.input, c.output, NULL), GA_ERR_ARGUMENT);
+    free(maps);
+    case_free(&c);
 }
 
 static void a_new_network_answers_zero_and_rows_do_not_mix(void **state) {
@@ -167,7 +203,7 @@ static void a_new_network_answers_zero_and_rows_do_not_mix(void **state) {
     test_ok(ga_network_backward(c.pass, c.parameters, c.grad, c.gradients, NULL), NULL);
     ga_network_pass *none = NULL;
     assert_int_equal(
-        ga_network_pass_create(&c.network, ga_compute_native(), 0, false, &none, NULL), GA_ERR_ARGUMENT);
+        ga_network_pass_create(&c.network, ga_compute_native(), 0, 0, false, &none, NULL), GA_ERR_ARGUMENT);
     case_free(&c);
 }
 
@@ -482,6 +518,7 @@ static void targets_are_set_once_with_good_names(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_by_differences),
+        cmocka_unit_test(pictures_are_shared),
         cmocka_unit_test(a_new_network_answers_zero_and_rows_do_not_mix),
         cmocka_unit_test(the_prompt_changes_what_a_map_is_worth),
         cmocka_unit_test(the_paper_sees_neither_scalars_nor_prompt),
