@@ -19,6 +19,7 @@ NORM_EPSILON = 1e-5
 @dataclass(frozen=True)
 class Options:
     architecture: str = "joined"  # or "paper"
+    condition: str = "head"  # or "blocks", of joined
     channels: tuple[int, ...] = (24, 32, 48, 64)
     blocks_per_level: int = 1
     hidden: int = 32
@@ -28,6 +29,15 @@ class Options:
     side: int = 16
     scalars: int = 3
     prompt: int = 64
+
+    @property
+    def films(self) -> bool:
+        """Whether the condition modulates every normalisation."""
+        return self.architecture == "joined" and self.condition == "blocks"
+
+    @property
+    def shares_pictures(self) -> bool:
+        return self.architecture == "joined" and self.condition == "head"
 
     @property
     def outputs(self) -> int:
@@ -58,11 +68,11 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1)
         if stride > 1 or inputs != outputs:
             self.skip = nn.Conv2d(inputs, outputs, 1, stride)
-        self.films = (2 * inputs, 2 * outputs) if options.architecture == "joined" else ()
+        self.films = (2 * inputs, 2 * outputs) if options.films else ()
 
     def forward(self, x: Tensor, embed: Tensor, films: list[Tensor]) -> Tensor:
         y = self.conv1(functional.silu(modulate(self.norm1(x), films[0] if films else None)))
-        if not films:
+        if hasattr(self, "sigma"):
             y = y + self.sigma(embed)[:, :, None, None]
         y = self.conv2(functional.silu(modulate(self.norm2(y), films[1] if films else None)))
         return y + (self.skip(x) if hasattr(self, "skip") else x)
@@ -87,6 +97,8 @@ class Network(nn.Module):
             self.prompt = nn.Linear(options.prompt, width)
             condition += width
         self.stem = nn.Conv2d(options.maps, channels, 3, 1, 1)
+        if options.shares_pictures:
+            self.place = nn.ParameterDict({"weight": 0.3 * torch.randn(channels, side, side)})
         self.blocks: list[Block] = []
         for level, outputs in enumerate(options.channels):
             if level > 0 and side <= 2:
@@ -98,7 +110,11 @@ class Network(nn.Module):
                 self.blocks.append(block)
                 channels, side = outputs, math.ceil(side / stride)
         self.norm = Norm(channels)
-        self.film_sizes = [size for block in self.blocks for size in block.films] + [2 * channels] * joined
+        self.film_sizes = [size for block in self.blocks for size in block.films] + [2 * channels] * options.films
+        if options.shares_pictures:
+            self.trunk = nn.Linear(channels, options.hidden)
+            self.film_sizes = [2 * options.hidden]
+            channels = options.hidden
         if joined:
             self.film = nn.Linear(condition, sum(self.film_sizes))
             self.hidden = nn.Linear(channels + options.scalars + condition, options.hidden)
@@ -112,10 +128,16 @@ class Network(nn.Module):
         if joined and self.options.prompt > 0:
             condition = torch.cat([embed, functional.silu(self.prompt(prompt))], dim=1)
         films = list(self.film(condition).split(self.film_sizes, dim=1)) if joined else []
+        within = films if self.options.films else []
         x = self.stem(maps)
+        if self.options.shares_pictures:
+            x = x + self.place["weight"]
         for number, block in enumerate(self.blocks):
-            x = block(x, embed, films[2 * number : 2 * number + 2])
-        x = functional.silu(modulate(self.norm(x), films[-1] if joined else None)).mean(dim=(2, 3))
+            x = block(x, embed, within[2 * number : 2 * number + 2])
+        x = functional.silu(modulate(self.norm(x), within[-1] if within else None)).mean(dim=(2, 3))
+        if self.options.shares_pictures:
+            scale, shift = films[0].chunk(2, dim=1)
+            x = functional.silu(self.trunk(x) * (1 + scale) + shift)
         if joined:
             x = functional.silu(self.hidden(torch.cat([x, scalars, condition], dim=1)))
         return self.last(x)

@@ -76,6 +76,8 @@ static bool set_word(setting *s, const char *name, const char *value) {
         s->out = value;
     } else if (strcmp(name, "--architecture") == 0) {
         return ga_network_architecture_from_name(value, &s->options.architecture);
+    } else if (strcmp(name, "--condition") == 0) {
+        return ga_network_condition_from_name(value, &s->options.condition);
     } else if (strcmp(name, "--channels") == 0) {
         return set_channels(value, &s->options);
     } else if (strcmp(name, "--bench") == 0) {

@@ -27,8 +27,12 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="GA_NETWORK_PROGRAM does not
 
 CASES = {
     "joined": Options(channels=(16, 24, 32), maps=6, side=8, scalars=3, prompt=20),
+    "joined in the blocks": Options(condition="blocks", channels=(16, 24, 32), maps=6, side=8, scalars=3, prompt=20),
     "joined, two targets, deep": Options(
         channels=(12, 18, 20), blocks_per_level=2, maps=4, side=8, scalars=0, prompt=0, targets=2
+    ),
+    "joined in the blocks, two targets, deep": Options(
+        condition="blocks", channels=(12, 18, 20), blocks_per_level=2, maps=4, side=8, scalars=0, prompt=0, targets=2
     ),
     "paper": Options(architecture="paper", channels=(16, 24, 32), maps=20, side=8, scalars=2, prompt=5),
 }
@@ -62,6 +66,7 @@ def run_program(options: Options, provider: str) -> dict[str, Tensor]:
         "provider": provider,
         "torch": TORCH,
         "architecture": options.architecture,
+        "condition": options.condition,
         "channels": ",".join(map(str, options.channels)),
         "blocks": options.blocks_per_level,
         "maps": options.maps,
