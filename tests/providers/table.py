@@ -41,7 +41,8 @@ class Attention(Structure):
 
 class Info(Structure):
     _fields_ = [*((name, c_char_p) for name in ("library", "version", "backport", "missing")),
-                ("functions_found", c_int32), ("functions_wanted", c_int32), ("live_handles", c_int64), ("open", c_bool)]
+                ("functions_found", c_int32), ("functions_wanted", c_int32), ("live_handles", c_int64),
+                ("open", c_bool)]
 
 
 ENTRIES = ["sgemm", "conv_workspace_floats", "conv_forward", "conv_backward", "group_norm_forward",
@@ -79,7 +80,8 @@ class Table:
 
     def __init__(self, kind: int, device: str = "cpu") -> None:
         library = ctypes.CDLL(os.environ["GA_PROVIDER_LIBRARY"])
-        library.provider_open.argtypes = [c_int32, c_int32, c_int32, c_char_p, POINTER(POINTER(Compute)), POINTER(Error)]
+        library.provider_open.argtypes = [
+            c_int32, c_int32, c_int32, c_char_p, POINTER(POINTER(Compute)), POINTER(Error)]
         library.provider_info.restype = POINTER(Info)
         library.provider_schemas.restype = c_char_p
         self.library = library
