@@ -148,7 +148,7 @@ typedef struct ga_session_info {
     int32_t updates;             /* updates ended in this run so far */
     int32_t wandb;               /* 1: hand the numbers to the host's wandb run, if there is one */
     const char *run_dir;         /* texts here and below are owned by the session */
-    const char *preview_scorers; /* names, comma between them, in the order of the scores; NULL: the host's
+    const char *preview_scorers; /* names, comma between them, as the user listed them; NULL: the host's
                                     combined one */
     const char *preview_decoder; /* folder of a tiny decoder; NULL: the host's own */
     int32_t lookahead_steps;     /* forwards for each row */
@@ -242,8 +242,8 @@ GA_API ga_status ga_batch_observe_vectors(
 #define GA_SCORES_DISTILLED 7
 /*
  * Input preview, lookahead or distilled: what the host's scorers say of the decoded guesses. values
- * [rows][count], row by row; count is scores_per_preview of the options: with probe.preview.scorers one for
- * each of them, in their order, else the combined one. NaN where a scorer said nothing.
+ * [rows][count], row by row; count is scores_per_preview of the options: the combined score first and, where
+ * probe.preview.scorers lists several, each of them behind it in that order. NaN where a scorer said nothing.
  */
 GA_API ga_status ga_batch_observe_scores(
     ga_batch *batch, int32_t input, int32_t count, const double *values, ga_error *error);

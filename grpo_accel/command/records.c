@@ -136,6 +136,9 @@ static void visit_columns(const ga_record_table *table, column_visit visit, void
         const int64_t shape[] = {
             table->rows, layout->final_shape[0], layout->final_shape[1], layout->final_shape[2]};
         visit(user, "final", layout->final_kind == GA_RECORD_FINAL_IMAGE ? "u8" : "f16", shape, 4);
+        if (ga_record_has_states(layout)) {
+            visit(user, "state", "f16", shape, 4);
+        }
     }
     if (table->prompts != NULL) {
         visit(user, "prompt", "text", &table->rows, 1);
