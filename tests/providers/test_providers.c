@@ -10,6 +10,8 @@
 #include "tests/providers/operations.h"
 #include "tests/providers/small_network.h"
 
+#include "grpo_accel/compute/torch_check.h"
+
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -412,6 +414,34 @@ static void one_device_a_process(void **state) {
     assert_non_null(strstr(ga_compute_torch_schemas(), "aten::_fused_adamw_("));
 }
 
+static ga_status forgetful_adamw(const ga_adamw *adamw, int64_t count, const float *gradient,
+    float *parameter, float *first_moment, float *second_moment, ga_error *error) {
+    const ga_adamw first = {
+        1, adamw->learning_rate, adamw->beta1, adamw->beta2, adamw->epsilon, adamw->weight_decay};
+    return pair_native->adamw(&first, count, gradient, parameter, first_moment, second_moment, error);
+}
+
+static ga_status shifted_conv(const ga_conv *conv, const float *input, const float *weight, const float *bias,
+    float *workspace, float *output, ga_error *error) {
+    (void)bias;
+    return pair_native->conv_forward(conv, input, weight, NULL, workspace, output, error);
+}
+
+/* Tables that do one thing otherwise are found out, by the operator's name. */
+static void another_behaviour_is_refused(void **state) {
+    (void)state;
+    ga_error error = {0};
+    ga_compute other = *pair_native;
+    test_ok(ga_torch_check(&other, pair_native, &error), &error);
+    other.adamw = forgetful_adamw;
+    assert_int_equal(ga_torch_check(&other, pair_native, &error), GA_ERR_MISSING);
+    assert_non_null(strstr(error.message, "operator _fused_adamw_"));
+    ga_error_clear(&error);
+    other.conv_forward = shifted_conv;
+    assert_int_equal(ga_torch_check(&other, pair_native, &error), GA_ERR_MISSING);
+    assert_non_null(strstr(error.message, "operator convolution "));
+}
+
 /* Before anything is loaded: what is missing is said. */
 static bool missing_is_said(void) {
     const ga_compute *table = NULL;
@@ -465,6 +495,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(callers_take_turns),
         cmocka_unit_test(a_fork_gets_a_thread_of_its_own),
         cmocka_unit_test(one_device_a_process),
+        cmocka_unit_test(another_behaviour_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
