@@ -8,6 +8,7 @@
 
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/base/log.h"
+#include "grpo_accel/session/lesson_plan.h"
 #include "grpo_accel/session/lessons.h"
 #include "grpo_accel/session/logbook.h"
 #include "grpo_accel/session/session.h"
@@ -36,7 +37,8 @@ struct ga_retrain_job {
     uint32_t version, update;
     int64_t window_rows;
     uint64_t seed;
-    int32_t step, steps_total;
+    int32_t step, steps_total, relabels;
+    ga_train_options options; /* what the configuration says of network and training */
     /* set by the thread before `done` */
     ga_status status;
     ga_error error;
@@ -114,19 +116,20 @@ static ga_status promote(
 static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
     ga_lessons *lessons = NULL;
     const ga_lessons_options source = {
-        .path = job->run_dir, .newest_rows = job->window_rows, .step = job->step};
+        .path = job->run_dir, .newest_rows = job->window_rows, .step = job->step, .relabels = job->relabels};
     GA_TRY(ga_lessons_read(&source, &lessons, error));
     if (atomic_load(&job->stop)) {
         ga_lessons_free(&lessons);
         return GA_FAIL(error, GA_ERR_DATA, "the run ended first");
     }
-    ga_train_options options = ga_train_options_default();
+    ga_train_options options = job->options;
     options.seed = job->seed + job->version;
     options.version = job->version;
     options.model = job->model;
     options.steps = &job->step;
     options.step_count = 1;
     options.steps_total = job->steps_total;
+    options.clean = ga_lessons_clean(lessons);
     const ga_train_callbacks callbacks = {.stop = asked_to_stop, .user = job};
     ga_probe *probe = NULL;
     ga_train_report report;
@@ -177,6 +180,12 @@ static ga_retrain_job *make_job(ga_session *session) {
     job->seed = (uint64_t)session->config->seed;
     job->step = ga_session_decision_step(session);
     job->steps_total = session->shapes.steps_total;
+    job->relabels = (int32_t)session->config->training.relabels;
+    job->options = ga_lesson_plan(session->config);
+    if (!(job->options.seconds_max > 0.0)) {
+        /* beside a job none goes on for ever */
+        job->options.seconds_max = ga_train_options_default().seconds_max;
+    }
     return job;
 }
 
