@@ -1,6 +1,6 @@
 /* Lessons: features in memory or fetched are the same, parts of the inputs, several steps and targets, and
  * memory that does not grow with the record. */
-#include "support.h"
+#include "tests/unit/support.h"
 
 #include <math.h>
 #include <stdlib.h>
