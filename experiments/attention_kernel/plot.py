@@ -34,7 +34,8 @@ def main() -> None:
     left.legend(fontsize=8)
     config = results["config"]
     tokens = f"{config['image_tokens']} × ({config['image_tokens']} + {config['text_tokens']})"
-    figure.suptitle(f"Attention statistics: {config['rows']} rows, {config['heads']} heads, {tokens} tokens", fontsize=10)
+    title = f"Attention statistics: {config['rows']} rows, {config['heads']} heads, {tokens} tokens"
+    figure.suptitle(title, fontsize=10)
     IMAGE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(IMAGE, dpi=120)
 
