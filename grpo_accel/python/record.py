@@ -12,9 +12,9 @@ def open_record(folder, columns=None) -> dict:
     or "features/x0"; "batches/…" hold one row a batch. `columns`: names to read, or beginnings of names that end
     with "/"; none reads all. Columns that only some segments have are left out.
 
-    With record.finals set, "final" [rows, …] holds where kept rows ended (latents float16, images uint8) and
-    "state" the latents at the decision step; "final_present" is 0 where a row has no end, its values mean nothing.
-    They are large: name the columns that you need.
+    With record.finals set, "final" holds where kept rows ended: latents float16 [rows, channels, height, width], beside
+    "state", their latents at the decision step; or images uint8 [rows, height, width, 3]. "final_present" is 0 where
+    a row has no end; its values mean nothing. They are large: name the columns that you need.
     """
     import h5py
     import numpy as np

@@ -37,6 +37,7 @@ class Rollout:
         self.signals = Signals(self)
         self._calls = []  # of the decision step
         self._calls_expected = 1  # a step; two where the host asks for both branches of guidance apart
+        self._calls_of_first_step = 0
         self._pair = None  # what the distilled adapter learns from, once the row's end is known
         self._timestep = None
         self._started_seconds = time.perf_counter()
@@ -104,8 +105,12 @@ class Rollout:
         """Counts steps by the change of the timestep's value: "pass", "decide" or "compact"."""
         timestep = float(kwargs["timestep"].flatten()[0])
         if timestep != self._timestep:
+            if self.step == 0:
+                self._calls_expected = min(self._calls_of_first_step, 2)
             self._timestep = timestep
             self.step += 1
+        if self.step == 0:
+            self._calls_of_first_step += 1
         if self.step == 0 and not self.begun:
             self.begun = True
             with self.timed("own"):

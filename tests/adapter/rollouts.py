@@ -56,8 +56,9 @@ def sample(function, pipeline, embeds, guidance, noise_level=0.7, **more):
     )
 
 
-def meet_the_tracker():
-    """One update: only a host whose tracker was seen is pruned."""
+def meet_the_tracker(rewards=None):
+    """One update, of these rewards or any: only a host whose tracker was seen is pruned."""
     from flow_grpo.stat_tracking import PerPromptStatTracker
 
-    return PerPromptStatTracker(True).update(PROMPTS, np.random.default_rng(0).normal(size=(len(PROMPTS), 1)))
+    drawn = np.random.default_rng(0).normal(size=len(PROMPTS))
+    return PerPromptStatTracker(True).update(PROMPTS, np.asarray(drawn if rewards is None else rewards)[:, None])

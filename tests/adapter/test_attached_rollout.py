@@ -175,3 +175,64 @@ def test_an_exception_in_the_host_leaves_nothing_behind(pipeline, attach):
 
     assert not hasattr(flow_grpo.rewards.multi_score, "__wrapped__")
     assert not hasattr(flow_grpo.stat_tracking.PerPromptStatTracker.update, "__wrapped__")
+
+
+INPUTS = ("attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled")
+
+
+def update(attachment, pipeline, embeds):
+    """One update of a host that rewards by file size; what its rollout's signals were."""
+    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
+    from flow_grpo.rewards import multi_score
+
+    score = multi_score("cpu", {"jpeg_compressibility": 1.0})
+    images = sample(pipeline_with_logprob, pipeline, embeds, 2.5)[0]
+    (rollout,) = attachment.open_rollouts
+    meet_the_tracker(score(images, PROMPTS, [{}] * len(PROMPTS))[0]["avg"])
+    return rollout
+
+
+@pytest.mark.parametrize("wanted", [*((name,) for name in INPUTS), INPUTS])
+def test_signals_reach_the_record(pipeline, attach, tmp_path, wanted, capfd):
+    """Each by itself, then all: the second update is pruned, which it is only when no signal is missing."""
+    attachment = attach(
+        mode="prune", decision="{step: 2, keep: 0.5, policy: random, audit: 0.0}", record="{finals: latent}",
+        probe=f"{{inputs: [{', '.join(wanted)}], distilled: {{every_updates: 1, seconds: 0.5}}}}",
+    )
+    embeds = encode(pipeline)
+    seen = [update(attachment, pipeline, embeds) for _ in range(2)]
+    attachment.detach()
+    assert "warning" not in capfd.readouterr().err
+    record = grpo_accel.open_record(tmp_path / "run")
+    columns = {name.removeprefix("features/") for name in record if name.startswith("features/")}
+    assert columns == set(wanted)
+    kept = record["kept"] == 1
+    assert kept[record["update"] == 0].all() and kept[record["update"] == 1].mean() == 0.5
+    features = {name: record[f"features/{name}"].astype(np.float32)[:, 0].reshape(len(kept), -1) for name in wanted}
+    for name, values in features.items():
+        assert np.isfinite(values).all() and values.std() > 0, name
+    second = slice(len(PROMPTS), None)
+    for name in {"preview", "lookahead", "distilled"} & set(wanted):
+        assert np.allclose(features[name][second], seen[1].signals.scores[name], rtol=1e-3)
+    if "prompt" in wanted:
+        pooled = embeds[0][1].numpy().astype(np.float16).astype(np.float32)
+        assert np.array_equal(features["prompt"][second], pooled)
+    assert np.array_equal(record["final_present"] == 1, kept)
+    for name in ("state", "final"):
+        assert np.array_equal(np.isfinite(record[name]).all(axis=(1, 2, 3)), kept), f"{name} of kept rows alone"
+    guesses = [name for name in ("preview", "lookahead") if name in wanted]
+    assert all((record[f"batches/seconds_{name}"] > 0).all() for name in guesses)
+
+
+def test_a_host_without_guidance_is_not_pruned_by_guidance(pipeline, attach, tmp_path, capfd):
+    attachment = attach(
+        mode="prune", decision="{step: 2, keep: 0.5, policy: random, audit: 0.0}", probe="{inputs: [cfg, x0]}"
+    )
+    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
+
+    embeds = encode(pipeline)
+    for _ in range(2):
+        sample(pipeline_with_logprob, pipeline, embeds, 1.0)
+        assert not attachment.open_rollouts[0].stopped()
+        meet_the_tracker()
+    assert capfd.readouterr().err.count("samples without guidance") == 1

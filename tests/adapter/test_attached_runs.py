@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 def plain(model, tmp_path_factory):
     """The job without us: what off and shadow must reproduce bit for bit."""
     folder = tmp_path_factory.mktemp("plain") / "out"
-    lines = mini_flow_grpo.train(model, folder, "test_window", ranks=2)
+    lines = mini_flow_grpo.train(model, folder, "test_window", attached.EARLY_NOISE, ranks=2)
     return folder, lines
 
 

@@ -201,13 +201,14 @@ def test_scores_of_previews_and_of_the_look_ahead(pipeline, attach, guidance, gu
     assert batch.phases[0] > 0 and batch.phases[5] == 0
 
 
-def apart(pipeline, prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds, negative_pooled_prompt_embeds,
-          num_inference_steps, guidance_scale, noise_level, **_):
-    """A host that asks for both branches of guidance in calls of their own, the prompt's first."""
+def apart_or_once(pipeline, prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds,
+                  negative_pooled_prompt_embeds, num_inference_steps, guidance_scale, branches, **_):
+    """A host that asks for each branch of guidance in a call of its own, the prompt's first; or for that one alone."""
     pipeline._guidance_scale = guidance_scale
     pipeline.scheduler.set_timesteps(num_inference_steps)
     state = torch.randn((ROWS, 8, 8, 8))
     latents = [state]
+    texts = ((prompt_embeds, pooled_prompt_embeds), (negative_prompt_embeds, negative_pooled_prompt_embeds))
     with torch.no_grad():
         for step, time in enumerate(pipeline.scheduler.timesteps):
             said = [
@@ -215,17 +216,19 @@ def apart(pipeline, prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds,
                     hidden_states=state, timestep=time.expand(ROWS), encoder_hidden_states=text,
                     pooled_projections=pooled, return_dict=False,
                 )[0]
-                for text, pooled in (
-                    (prompt_embeds, pooled_prompt_embeds), (negative_prompt_embeds, negative_pooled_prompt_embeds)
-                )
+                for text, pooled in texts[:branches]
             ]
-            velocity = said[1] + guidance_scale * (said[0] - said[1])
+            velocity = said[-1] + guidance_scale * (said[0] - said[-1])
             noise = 0.1 * torch.randn_like(state) if step < 2 else 0.0
             state = state + (pipeline.scheduler.sigmas[step + 1] - pipeline.scheduler.sigmas[step]) * velocity + noise
             latents.append(state)
         config = pipeline.vae.config
         decoded = pipeline.vae.decode(state / config.scaling_factor + config.shift_factor, return_dict=False)[0]
     return pipeline.image_processor.postprocess(decoded, output_type="pt"), latents, []
+
+
+def apart(pipeline, noise_level=0.7, **arguments):
+    return apart_or_once(pipeline, branches=2, **arguments)
 
 
 @pytest.mark.parametrize("kept", [None, KEPT])
@@ -248,6 +251,23 @@ def test_a_host_that_asks_twice_a_step(pipeline, attach, kept):
     assert torch.allclose(plain[1][STEP + 1], after, atol=1e-5)
     assert batch.final_seen[0] == rows
     assert torch.allclose(batch.final_seen[1], plain[1][-1][rows], atol=1e-4)
+
+
+def test_a_host_whose_guidance_is_only_a_number_is_met_at_its_one_call(pipeline, attach):
+    """Its pipeline says that it is guided and its calls have B rows: the first step shows that there is one a step."""
+
+    def once(pipeline, **arguments):
+        return apart_or_once(pipeline, branches=1, **arguments)
+
+    attachment, session = attach(["x0", "hidden"])
+    embeds = encode(pipeline)
+    host()
+    latents = sample(attachment.wrap_pipeline(once), pipeline, embeds, 2.5)[1]
+    (batch,) = session.batches
+    state, velocity, sigma = batch.latent
+    assert torch.equal(state, latents[STEP]) and "hidden" in batch.vectors
+    following = float(pipeline.scheduler.sigmas[STEP + 1])
+    assert torch.allclose(state + (following - sigma) * velocity, latents[STEP + 1], atol=1e-6)
 
 
 def fingerprint(module):
