@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import AutoencoderTiny, StableDiffusion3Pipeline
 from safetensors import safe_open
 
 from experiments.shapes import build
 from experiments.shapes.contact_sheet import MODEL
-from experiments.shapes.sampler import SETTINGS, Settings, decode, sample, sigmas, step
+from experiments.shapes.sampler import SETTINGS, Settings, decode, sample, sigmas, step, velocity
 from experiments.shapes.scorer import score
 from experiments.shapes.world import load_prompts, words
 
@@ -102,6 +102,22 @@ def test_vae_keeps_the_reward(shipped):
     latents = encode(shipped.vae, pictures)
     assert abs(latents.mean()) < 0.1 and abs(latents.std() - 1.0) < 0.1
     assert np.mean(score(decode(shipped.vae, latents), prompts)) > 0.97
+
+
+def test_tiny_decoder_shows_what_the_vae_shows(shipped):
+    """Of previews after three steps: nearly the same pictures, and rewards that order them as the VAE's do."""
+    tiny = AutoencoderTiny.from_pretrained(MODEL.parent / "tiny", dtype=torch.float32)
+    prompts = load_prompts("test")[4:60]
+    text, pooled = vectors(shipped, prompts)
+    with torch.no_grad():
+        noisy = torch.randn((len(prompts), 8, 8, 8), generator=torch.Generator().manual_seed(4))
+        state = noisy
+        for sigma, following in ((1.0, 0.9), (0.9, 0.8), (0.8, 0.7)):
+            state = state + (following - sigma) * velocity(shipped.transformer, state, sigma, text, pooled)
+        preview = state - 0.7 * velocity(shipped.transformer, state, 0.7, text, pooled)
+        full, quick = decode(shipped.vae, preview), (tiny.decode(preview).sample * 0.5 + 0.5).clamp(0, 1)
+    assert ((full - quick) ** 2).mean() < 1e-3
+    assert np.corrcoef(score(full, prompts), score(quick, prompts))[0, 1] > 0.8
 
 
 def test_sampler_without_noise_is_the_pipelines(shipped):
