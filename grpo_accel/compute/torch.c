@@ -76,7 +76,11 @@ static ga_status open_locked(const ga_torch_options *options, ga_error *error) {
     ga_torch_symbols symbols;
     GA_TRY(ga_torch_symbols_find(options, &symbols, &info, error));
     settle(&symbols, options);
-    GA_TRY(ga_torch_run(prepare, NULL, error));
+    const ga_status status = ga_torch_run(prepare, NULL, error);
+    if (status != GA_OK) {
+        ga_torch_elements_forget(); /* the next attempt may be for another device */
+        return status;
+    }
     is_open = true;
     info.open = true;
     return GA_OK;

@@ -21,6 +21,11 @@ ga_status ga_torch_elements_prepare(ga_error *error) {
     return GA_OK;
 }
 
+void ga_torch_elements_forget(void) {
+    ga_torch_release(one_on_device);
+    one_on_device = NULL;
+}
+
 /* ---- sums ---- */
 
 /*

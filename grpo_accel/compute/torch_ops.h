@@ -11,6 +11,8 @@
 
 /* Sets up constants on the device; once, before other operations. */
 ga_status ga_torch_elements_prepare(ga_error *error);
+/* Frees them: before another device is tried. */
+void ga_torch_elements_forget(void);
 
 /*
  * target[i] += alpha · source[i] for `count` pairs of one shape each, at most 4; the handles are freed in any
