@@ -139,12 +139,16 @@ class Runtime:
         self._log_to_wandb()
 
     def _audit_distilled(self, prompts, rewards) -> None:
-        scores = []
-        for rollout in self.open_rollouts:
-            scores.append(rollout.signals.audited_scores())
-            scores[-1][rollout.stopped()] = np.nan
+        try:
+            scores = [rollout.signals.audited_scores() for rollout in self.open_rollouts]
+            for rollout, one in zip(self.open_rollouts, scores):
+                one[rollout.stopped()] = np.nan
+            own = np.concatenate(scores) if scores else None
+        except Exception as error:  # the other ranks wait for this one
+            self.degrade("the distilled signal of an update could not be judged", error)
+            own = None
         combined = rewards.reshape(len(rewards), -1)[:, 0]
-        self.distilled.after_update(self.session.info().updates, prompts, combined, np.concatenate(scores))
+        self.distilled.after_update(self.session.info().updates, prompts, combined, own)
 
     def _log_to_wandb(self) -> None:
         wandb = sys.modules.get("wandb")
@@ -184,17 +188,23 @@ class Runtime:
 
         @functools.wraps(function)
         def wrapped(pipeline, *args, **kwargs):
-            arguments = seams.call_arguments(signature, pipeline, args, kwargs)
-            active = seams.is_rollout(arguments) and self.is_active()
-            taps = self.taps_of(pipeline) if active else None
-            if taps is None:
-                return function(pipeline, *args, **kwargs)
-            prompts, metadata = self._prompts_of_batch(arguments)
-            if prompts is None:
-                self.warn_once("prompts", "the prompts of a batch are not known, so it is not accelerated")
+            rollout = None
+            try:
+                arguments = seams.call_arguments(signature, pipeline, args, kwargs)
+                active = seams.is_rollout(arguments) and self.is_active()
+                taps = self.taps_of(pipeline) if active else None
+                if taps is not None:
+                    prompts, metadata = self._prompts_of_batch(arguments)
+                    if prompts is None:
+                        self.warn_once("prompts", "the prompts of a batch are not known, so it is not accelerated")
+                        self.session.missed_batch()
+                    else:
+                        rollout = Rollout(self, taps, pipeline, prompts, metadata, seams.noise_window(arguments))
+            except Exception as error:  # a fork's call that looks like none we know still is the host's call
+                self.degrade("a batch could not be followed, so it is not accelerated", error)
                 self.session.missed_batch()
+            if rollout is None:
                 return function(pipeline, *args, **kwargs)
-            rollout = Rollout(self, taps, pipeline, prompts, metadata, seams.noise_window(arguments))
             self.open_rollouts.append(rollout)
             try:
                 result = function(PipelineProxy(pipeline, rollout), *args, **kwargs)

@@ -23,6 +23,7 @@ from .policy import prediction_of
 LEARNING_RATE = 2e-3
 PASSES_MAX = 20  # over the pairs, in one training: more would only recognise them
 LOSS_SCALE = 1024.0  # keeps gradients in the range of half precision where the host computes in it
+DROPPED, ABSENT = -1, -2  # in place of a number of rows: gone for good; nothing in this update
 AUDIT_UPDATES = 20
 AUDIT_GROUPS_MIN = 40
 SEED = 20260101
@@ -77,6 +78,7 @@ class Distilled:
         self.template = None
         self.trained = False
         self.dropped = False
+        self._ended = False  # every rank knows that some rank has dropped it: nobody exchanges any more
         self.errors = {}  # mean squared x0 error on held pairs, by name
         self._optimiser = None
         self._batch_rows = 0
@@ -89,23 +91,28 @@ class Distilled:
 
     def meet(self, policy) -> None:
         """Called at every decision: the first one gives the adapter its layers, or drops it and says why."""
+        if self.dropped:
+            return
+        try:
+            self._meet(policy)
+        except Exception as error:  # previews and look-ahead must go on without it
+            self.drop(f"{type(error).__name__}: {error}")
+
+    def _meet(self, policy) -> None:
         self.template = Template(policy)
         self._batch_rows = self._batch_rows or policy.rows
-        if self.lora is not None or self.dropped:
+        if self.lora is not None:
             return
         module = self.template.module
         if _is_sharded(module):
             self.drop("the model's weights are spread over ranks, where no rank may run it alone")
             return
-        try:
-            with torch.inference_mode(False):  # what a host in that mode makes can't be trained later
-                self.lora = (
-                    Lora.load(self._path, module) if self._path
-                    else Lora.fresh(module, policy.taps.LORA_TARGETS, self._rank, SEED)
-                )
-            self.trained = self._path is not None
-        except (ValueError, OSError) as error:
-            self.drop(str(error))
+        with torch.inference_mode(False):  # what a host in that mode makes can't be trained later
+            self.lora = (
+                Lora.load(self._path, module) if self._path
+                else Lora.fresh(module, policy.taps.LORA_TARGETS, self._rank, SEED)
+            )
+        self.trained = self._path is not None
 
     def final_latent(self, policy):
         """x0 of every row by one unguided forward with the adapter on; [rows, …] fp32."""
@@ -123,20 +130,34 @@ class Distilled:
     # ------------------------------------------------------------------ once an update, on every rank
 
     def after_update(self, updates: int, prompts, rewards, own_scores) -> None:
-        """Audit, and training when it is due. Collective.
+        """Audit, and training when it is due. Collective: every rank comes here in every update, whatever it has.
 
         prompts, rewards [N]: of all ranks; own_scores float32 [n, 2]: (distilled, preview) of this rank's rows in the
-        same order, NaN where a row was stopped or has none.
+        same order, NaN where a row was stopped or has none; None where this rank has no batch to compare.
         """
-        if self.dropped or self.lora is None:
+        if self._ended:
             return
         try:
+            said = self.peers.tell(*self._standing(own_scores))
+            self._ended = any(rows == DROPPED for rows, _, _ in said)
+            if self._ended and not self.dropped:
+                self.drop("another rank can't use it")
+            if self.dropped or len(set(said)) > 1 or said[0][0] == ABSENT:
+                return  # ranks that saw different batches have nothing to compare in this update
             if self.trained:
                 self._audit(prompts, rewards, self.peers.gather(torch.as_tensor(own_scores)).numpy())
             if not self.dropped and self._every_updates > 0 and updates % self._every_updates == 0:
                 self._learn()
         except Exception as error:
             self.drop(f"{type(error).__name__}: {error}")
+
+    def _standing(self, own_scores) -> tuple:
+        """What the ranks must agree on before they exchange anything: rows, weights, trained or not."""
+        if self.dropped:
+            return DROPPED, 0, 0
+        if self.lora is None or own_scores is None:
+            return ABSENT, 0, 0
+        return len(own_scores), sum(tensor.numel() for tensor in self.lora.tensors()), int(self.trained)
 
     def _audit(self, prompts, rewards, scores) -> None:
         """Within-group Spearman of both signals over kept rows of AUDIT_UPDATES updates; the same on all ranks."""

@@ -340,7 +340,7 @@ class Batch:
     def observe_attention(self, tap: int, query, key_image, key_text, content) -> None:
         """query, key_image [rows, heads, image tokens, d], key_text [rows, heads, text tokens, d]; content uint8 [rows, text tokens]."""
         tensors = [query, key_image, key_text]
-        if not self._session.attention_on_cpu:
+        if not self._session.attention_on_cpu and query.device.type in ("cpu", "cuda"):
             try:
                 return self._observe_attention(tap, tensors, content)
             except GrpoAccelError as error:

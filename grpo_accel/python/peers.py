@@ -31,8 +31,18 @@ class Peers:
         self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=WAIT_SECONDS_MAX))
         self.count = self._world_size
 
+    def tell(self, *numbers: int) -> list:
+        """These numbers of every rank, a tuple each. Collective; what comes after it must only need what it said."""
+        self._join()
+        if self._group is None:
+            return [numbers]
+        own = torch.tensor(numbers, dtype=torch.int64)
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, own, group=self._group)
+        return [tuple(part.tolist()) for part in parts]
+
     def gather(self, values):
-        """float32 [n, …] of every rank, the same n everywhere → [ranks · n, …] in the order of ranks. Collective."""
+        """float32 [n, …] of every rank, the same n everywhere (gloo ends the process otherwise: ask `tell` first) → [ranks · n, …] in the order of ranks. Collective."""
         self._join()
         if self._group is None:
             return values

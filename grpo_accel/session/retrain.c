@@ -113,11 +113,24 @@ static ga_status promote(
     return GA_OK;
 }
 
+/* Labels under other prompts are made by hand (grpo-accel relabel): a run that has none yet learns without.
+ */
+static ga_status read_lessons(const ga_retrain_job *job, ga_lessons **lessons_out, ga_error *error) {
+    ga_lessons_options source = {
+        .path = job->run_dir, .newest_rows = job->window_rows, .step = job->step, .relabels = job->relabels};
+    ga_error why = {0};
+    const ga_status status = ga_lessons_read(&source, lessons_out, &why);
+    if (status == GA_OK || job->relabels == 0 || (status != GA_ERR_FILE && status != GA_ERR_DATA)) {
+        return status == GA_OK ? GA_OK : GA_FAIL(error, status, "%s", why.message);
+    }
+    ga_log(GA_LOG_INFO, "this training goes without training.relabels: %s", why.message);
+    source.relabels = 0;
+    return ga_lessons_read(&source, lessons_out, error);
+}
+
 static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
     ga_lessons *lessons = NULL;
-    const ga_lessons_options source = {
-        .path = job->run_dir, .newest_rows = job->window_rows, .step = job->step, .relabels = job->relabels};
-    GA_TRY(ga_lessons_read(&source, &lessons, error));
+    GA_TRY(read_lessons(job, &lessons, error));
     if (atomic_load(&job->stop)) {
         ga_lessons_free(&lessons);
         return GA_FAIL(error, GA_ERR_DATA, "the run ended first");

@@ -34,8 +34,8 @@ static void set_penalties(ga_trainer *t) {
 static ga_status learn_ridge(ga_trainer *t, ga_error *error) {
     ga_ridge *ridge = &t->probe->ridge;
     set_penalties(t);
-    GA_TRY(ga_ridge_fit(
-        &t->learn.grouped, t->pooled, t->varies, t->penalty, t->compute, &t->callbacks.reduce, ridge, error));
+    GA_TRY(ga_ridge_fit(&t->learn.grouped, t->pooled, t->varies, t->penalty, ga_compute_native(),
+        &t->callbacks.reduce, ridge, error)); /* its arrays are the host's, whoever computes the network */
     memcpy(t->ridge_copy, ridge->within, 2 * (size_t)ridge->count * sizeof(float));
     t->report.lambda_within = ridge->lambda_within;
     t->report.lambda_level = ridge->lambda_level;

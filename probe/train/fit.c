@@ -121,7 +121,9 @@ static void list_arrays(fitter *f, const ga_fit_state *state, device_array array
 
 static ga_status start_from_state(fitter *f, const ga_fit_state *state, ga_error *error) {
     if (state->parameter_count != f->parameter_count || state->fingerprint != fingerprint_of(f) ||
-        state->curve_count < 0 || state->curve_count > GA_FIT_ROUNDS_MAX) {
+        state->curve_count < 0 || state->curve_count > GA_FIT_ROUNDS_MAX ||
+        state->round < state->curve_count || state->next_group < 0 ||
+        state->next_group > f->fit->train->all_groups || state->next_row < 0) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
             "the state belongs to another training: network, data, options or seed differ");
     }

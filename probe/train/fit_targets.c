@@ -100,7 +100,7 @@ static ga_status fit_ridge(const labelled_rows *rows, const float *pooled, const
             features + (size_t)i * count, pooled + (size_t)rows->place[i] * count, count * sizeof *features);
     }
     const ga_status status = ga_ridge_fit(
-        &rows->grouped, features, varies, penalty, probe->compute, reduce, &values->ridge, error);
+        &rows->grouped, features, varies, penalty, ga_compute_native(), reduce, &values->ridge, error);
     free(features);
     return status;
 }

@@ -198,7 +198,7 @@ def test_it_is_dropped_when_it_does_not_beat_the_preview(pipeline, tmp_path):
     prompts = [f"prompt {row // 8}" for row in range(64)]
     better, worse = make(tmp_path), make(tmp_path)
     for adapter, noise in ((better, 0.1), (worse, 3.0)):
-        adapter.lora, adapter.trained, adapter._every_updates = types.SimpleNamespace(), True, 0
+        adapter.lora, adapter.trained, adapter._every_updates = types.SimpleNamespace(tensors=list), True, 0
         for update in range(1, 8):
             rewards = generator.normal(size=64)
             errors = generator.normal(size=(64, 2)) * [noise, 1.0]
@@ -208,6 +208,43 @@ def test_it_is_dropped_when_it_does_not_beat_the_preview(pipeline, tmp_path):
     assert better.speaks() and better.metrics()["distilled/active"] == 1
     assert better.metrics()["distilled/within_spearman"] > better.metrics()["distilled/preview_within_spearman"] + 0.1
     assert worse.dropped and "Spearman" in worse._runtime.lines[0] and len(worse._runtime.lines) == 1
+
+
+def test_ranks_leave_together_and_never_exchange_unequal_rows(tmp_path):
+    """A rank that has dropped the signal still answers once; one that saw other rows only sits an update out."""
+
+    class Peers:
+        def __init__(self, other):
+            self.other, self.asked, self.gathered = other, 0, 0
+
+        def tell(self, *numbers):
+            self.asked += 1
+            return [numbers, self.other(numbers)]
+
+        def gather(self, values):
+            self.gathered += 1
+            return values
+
+    def run(other):
+        adapter = make(tmp_path)
+        adapter.lora, adapter.trained, adapter._every_updates = types.SimpleNamespace(tensors=list), True, 0
+        adapter.peers = Peers(other)
+        for update in range(1, 4):
+            adapter.after_update(update, ["a"] * 4, np.zeros(4), np.zeros((4, 2), dtype=np.float32))
+        return adapter
+
+    gone = run(lambda numbers: (-1, 0, 0))
+    assert gone.dropped and gone.peers.asked == 1 and gone.peers.gathered == 0
+    unequal = run(lambda numbers: (8, *numbers[1:]))
+    assert not unequal.dropped and unequal.peers.asked == 3 and unequal.peers.gathered == 0
+    equal = run(lambda numbers: numbers)
+    assert not equal.dropped and equal.peers.gathered == 3
+    late = make(tmp_path)
+    late.peers = Peers(lambda numbers: (4, 0, 1))
+    late.drop("a reason of its own")
+    for update in range(1, 4):
+        late.after_update(update, ["a"] * 4, np.zeros(4), None)
+    assert late.peers.asked == 1
 
 
 def test_group_correlation_is_that_of_scipy():
