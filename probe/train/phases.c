@@ -20,6 +20,7 @@ typedef struct phase {
     ga_dataset dataset; /* with the labels that may be seen */
     const ga_part *train, *tune;
     ga_train_options options;
+    bool keeps_state;
     float *score, *level; /* [train rows] of the ridge */
 } phase;
 
@@ -86,7 +87,7 @@ static ga_status fit_phase(
         .started_seconds = t->started_seconds,
         .start_parameters = start,
         .resume = state->stage == p->number ? &state->state : NULL,
-        .checkpoint = t->options->state_path != NULL ? save_state : NULL,
+        .checkpoint = p->keeps_state ? save_state : NULL,
         .checkpoint_user = p};
     return ga_fit_network(&fit, t->probe, report_out, error);
 }
@@ -110,9 +111,9 @@ static ga_status run_phase(
     return status;
 }
 
-/* The head start; *start_out are its weights, the caller's. */
+/* The head start; *start_out are its weights, the caller's; *stopped_out: it was told to end early. */
 static ga_status learn_from_finals(
-    ga_trainer *t, const ga_train_state *state, float **start_out, ga_error *error) {
+    ga_trainer *t, const ga_train_state *state, float **start_out, bool *stopped_out, ga_error *error) {
     const ga_dataset *clean = t->options->clean;
     ga_part train, tune;
     GA_TRY(ga_part_of_prompts(clean, &t->split.train, t->options->weight_max, &train, error));
@@ -126,13 +127,15 @@ static ga_status learn_from_finals(
         .dataset = *clean,
         .train = &train,
         .tune = &tune,
-        .options = *t->options};
+        .options = *t->options,
+        .keeps_state = t->options->state_path != NULL};
     p.options.seconds_max *= CLEAN_SHARE;
     ga_fit_report report;
     if (train.all_groups > 0 && tune.all_groups > 0) {
         status = run_phase(&p, state, NULL, &report, error);
         if (status == GA_OK) {
             t->report.clean_rounds = report.rounds;
+            *stopped_out = report.end == GA_TRAIN_END_STOP;
             ga_fit_report_destroy(&report);
             const size_t bytes = (size_t)t->probe->network.parameter_count * sizeof(float);
             *start_out = malloc(bytes);
@@ -149,13 +152,14 @@ static ga_status learn_from_finals(
 }
 
 static ga_status learn_from_signals(
-    ga_trainer *t, const ga_train_state *state, const float *start, ga_error *error) {
+    ga_trainer *t, const ga_train_state *state, const float *start, bool keeps_state, ga_error *error) {
     phase p = {.t = t,
         .number = PHASE_SIGNALS,
         .dataset = *t->dataset,
         .train = &t->split.train,
         .tune = &t->split.tune,
-        .options = *t->options};
+        .options = *t->options,
+        .keeps_state = keeps_state};
     ga_fit_report report;
     GA_TRY(run_phase(&p, state, start, &report, error));
     t->report.end = report.end;
@@ -169,12 +173,13 @@ static ga_status learn_from_signals(
 ga_status ga_trainer_fit_network(ga_trainer *t, ga_error *error) {
     ga_train_state state = {.stage = -1};
     float *start = NULL;
+    bool stopped = false; /* in the head start: its state is the one to go on from */
     ga_status status = find_state(t, &state, error);
     if (status == GA_OK && t->options->clean != NULL && state.stage != PHASE_SIGNALS) {
-        status = learn_from_finals(t, &state, &start, error);
+        status = learn_from_finals(t, &state, &start, &stopped, error);
     }
     if (status == GA_OK) {
-        status = learn_from_signals(t, &state, start, error);
+        status = learn_from_signals(t, &state, start, t->options->state_path != NULL && !stopped, error);
     }
     free(start);
     ga_train_state_destroy(&state);
