@@ -17,7 +17,7 @@ import written_record  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "configs").glob("*.yaml"))
-COMMANDS = ("run", "train", "evaluate", "rollback", "inspect", "verify", "config dump", "config check", "config schema", "config docs", "doctor")
+COMMANDS = ("run", "train", "relabel", "evaluate", "rollback", "inspect", "verify", "config dump", "config check", "config schema", "config docs", "doctor")
 
 
 def find_program():

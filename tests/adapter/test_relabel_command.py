@@ -168,7 +168,7 @@ def test_scorers_that_are_wrong_are_named(tmp_path, toy):
 def test_a_training_learns_from_labels_in_two_phases(tmp_path, toy):
     run = write_run(tmp_path / "run", "latent", updates=16)
     make_labels(run)
-    small = ("--set", "probe.network.channels=[8,8]", "--set", "probe.network.hidden=16", "--set", "training.rounds_max=6")
+    small = ("--set", "probe.network.channels=[8,8]", "--set", "probe.network.hidden=16", "--set", "training.rounds_max=20")
     plain = answer("train", "--data", run, "--out", tmp_path / "plain", *small, path=toy)
     assert plain["labels_under_other_prompts"] == 0 and plain["rounds_on_finals"] == 0
     more = answer("train", "--data", run, "--out", tmp_path / "more", "--relabels", 4, *small, path=toy)
@@ -176,7 +176,7 @@ def test_a_training_learns_from_labels_in_two_phases(tmp_path, toy):
     assert more["train_rows"] == plain["train_rows"] and more["held_rows"] == plain["held_rows"]
     again = answer("train", "--data", run, "--out", tmp_path / "again", "--relabels", 4, *small, path=toy)
     assert [p["loss"] for p in again["curve"]] == [p["loss"] for p in more["curve"]]
-    assert more["candidates"]["network"]["held"]["value"] > 0.3
+    assert more["candidates"]["network"]["held"]["value"] > 0.5
 
 
 def make_labels(run, per_row=4):
