@@ -42,7 +42,10 @@ class Peers:
         return [tuple(part.tolist()) for part in parts]
 
     def gather(self, values):
-        """float32 [n, …] of every rank, the same n everywhere (gloo ends the process otherwise: ask `tell` first) → [ranks · n, …] in the order of ranks. Collective."""
+        """float32 [n, …] of every rank → [ranks · n, …] in the order of ranks. Collective.
+
+        The same n everywhere: gloo ends the process otherwise, so ask `tell` first.
+        """
         self._join()
         if self._group is None:
             return values
