@@ -17,7 +17,7 @@ import yaml
 
 import grpo_accel
 from experiments.shapes import scorer
-from grpo_accel.library import Session
+from grpo_accel import library
 from grpo_accel.lora import Lora
 
 from .collect import (
@@ -30,7 +30,7 @@ from .collect import (
 def adapt(world: World, adapter: Lora, folder: Path, step: int, config: dict, seconds: Seconds) -> np.ndarray:
     """Writes FOLDER/step-K-distilled and returns the scores of its previews."""
     record = grpo_accel.open_record(folder / f"step-{step}")
-    session = Session(str(accel_config(folder / f"step-{step}-distilled", step, "distilled")))
+    session = library.Session(str(accel_config(folder / f"step-{step}-distilled", step, "distilled")))
     sigma, size = 1.0 - step / 10, config["group_size"]
     per_batch, taps, scores = config["batch_groups"] * size, Taps(world.transformer), []
     prompts, rewards = prompts_in(record), np.asarray(record["reward/combined"], dtype=np.float64)

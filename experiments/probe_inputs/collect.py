@@ -22,7 +22,7 @@ import yaml
 from experiments.shapes import sampler as shapes
 from experiments.shapes import scorer, world
 from grpo_accel import lookahead, taps_sd3
-from grpo_accel.library import Session
+from grpo_accel import library
 from grpo_accel.signals import pooled_hidden
 
 from .samplers import Sampler, load
@@ -146,7 +146,7 @@ def observe_vectors(batch, taps: Taps, pooled, latents, velocity, sigma: float) 
     batch.observe_latent(latents, velocity, sigma)
 
 
-def end_update(session: Session, batch, rewards: np.ndarray, size: int) -> None:
+def end_update(session: library.Session, batch, rewards: np.ndarray, size: int) -> None:
     """One batch is one update: its rewards, and the advantages as the host would divide them."""
     groups = np.repeat(np.arange(len(rewards) // size), size)
     means = rewards.reshape(-1, size).mean(1)[groups]
@@ -165,8 +165,8 @@ class Collector:
         self.join = {k: "lookahead" if sampler.joined[k] else "preview" for k in self.steps}
         self.sessions = {k: self.open(place / f"step-{k}", k, self.join[k]) for k in self.steps}
 
-    def open(self, folder: Path, step: int, join: str) -> Session:
-        return Session(str(accel_config(folder, step, join)))
+    def open(self, folder: Path, step: int, join: str) -> library.Session:
+        return library.Session(str(accel_config(folder, step, join)))
 
     # ------------------------------------------------------------------ one batch
 
@@ -191,7 +191,7 @@ class Collector:
             latents = latents + (following - sigma) * velocity
         return latents
 
-    def begin(self, session: Session, prompts: list[str], latents):
+    def begin(self, session: library.Session, prompts: list[str], latents):
         return session.begin_batch(
             rows=len(latents), steps_total=self.sampler.steps, model=MODEL_NAME, sigmas=self.sigmas, prompts=prompts,
             latent_shape=tuple(latents.shape[1:]), token_shape=(8, 8), block_names=self.taps.names,

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from experiments.shapes import scorer, world
-from grpo_accel.library import Session
+from grpo_accel import library
 from grpo_accel.lora import Lora
 
 from .collect import (
@@ -58,8 +58,8 @@ def measure(config: dict, adapter: str, probe: str) -> dict:
         state = state + (sigmas[index + 1] - sigmas[index]) * place.velocity(state, sigmas[index], text, pooled)
     with tempfile.TemporaryDirectory() as folder:
         path = accel_config(Path(folder), step, "preview")
-        session = Session(str(path), [f"probe.path={probe}", "record.enabled=false", "probe.inputs=[x0, hidden, prompt, preview]"])
-        watched = Session(str(accel_config(Path(folder) / "attention", step, "preview")), ["record.enabled=false"])
+        session = library.Session(str(path), [f"probe.path={probe}", "record.enabled=false", "probe.inputs=[x0, hidden, prompt, preview]"])
+        watched = library.Session(str(accel_config(Path(folder) / "attention", step, "preview")), ["record.enabled=false"])
         for _ in range(ROUNDS):
             begun = dict(
                 rows=len(prompts), steps_total=sampler.steps, model=MODEL_NAME, sigmas=sigmas, prompts=prompts,

@@ -40,7 +40,7 @@ class Attention(Structure):
 
 
 class Info(Structure):
-    _fields_ = [*((name, c_char_p) for name in ("library", "version", "backport", "missing")),
+    _fields_ = [*((name, c_char_p) for name in ("path", "version", "backport", "missing")),
                 ("functions_found", c_int32), ("functions_wanted", c_int32), ("live_handles", c_int64),
                 ("open", c_bool)]
 
@@ -84,7 +84,7 @@ class Table:
             c_int32, c_int32, c_int32, c_char_p, POINTER(POINTER(Compute)), POINTER(Error)]
         library.provider_info.restype = POINTER(Info)
         library.provider_schemas.restype = c_char_p
-        self.library = library
+        self.loaded = library
         table = POINTER(Compute)()
         error = Error()
         status = library.provider_open(kind, 1 if device == "cuda" else 0, 0, None, byref(table), byref(error))
@@ -93,10 +93,10 @@ class Table:
         self.compute = table.contents
 
     def info(self) -> Info:
-        return self.library.provider_info().contents
+        return self.loaded.provider_info().contents
 
     def schemas(self) -> dict[str, str]:
-        lines = self.library.provider_schemas().decode().splitlines()
+        lines = self.loaded.provider_schemas().decode().splitlines()
         return dict(line.split("\t") for line in lines)
 
     def workspace(self, conv: Conv) -> torch.Tensor:
