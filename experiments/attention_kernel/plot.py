@@ -19,7 +19,7 @@ def draw(axes: Any, rows: list[dict[str, Any]], figure: str, label: str) -> None
     for i, (name, text) in enumerate(NAMES.items()):
         values = [row[f"{name}_{figure}"] for row in rows]
         bars = axes.bar([k + 0.4 * (i - 0.5) for k in range(len(rows))], values, 0.37, label=text)
-        axes.bar_label(bars, fmt="%.3g", fontsize=8)
+        axes.bar_label(bars, fmt=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.3g}", fontsize=8)
     axes.set_xticks(range(len(rows)), [f"{row['threads']} thread{'s' * (row['threads'] > 1)}" for row in rows])
     axes.set_ylabel(label)
     axes.set_yscale("log")
