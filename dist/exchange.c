@@ -8,7 +8,7 @@
 #include "grpo_accel/base/digest.h"
 
 _Static_assert(sizeof(ga_candidate) == 24, "a candidate is 24 bytes on the wire");
-_Static_assert(sizeof(ga_outcome) == 48, "an outcome is 48 bytes on the wire");
+_Static_assert(sizeof(ga_outcome) == 64, "an outcome is 64 bytes on the wire");
 _Static_assert(sizeof(ga_exchange_header) == 32, "no padding travels");
 _Static_assert(sizeof(ga_update_header) == 40, "no padding travels");
 

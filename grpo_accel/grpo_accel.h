@@ -8,8 +8,9 @@
  *       for each update:
  *         for each rollout batch:
  *           ga_batch_begin
- *             ga_batch_observe_… / _state                         (at the decision step)
- *             ga_batch_decide                                     (collective)
+ *             for each step of ga_batch_get_steps:                (none: this batch rests)
+ *               ga_batch_observe_… / _state                       (rows that still run)
+ *               ga_batch_decide                                   (collective)
  *             ga_batch_final, ga_batch_reward                     (any thread, kept rows only)
  *         ga_update_end                                           (collective, closes the update's batches)
  *     ga_session_close
@@ -34,7 +35,7 @@ extern "C" {
 #endif
 
 /* Raised when a struct or a function of this header changes its meaning or layout. */
-#define GA_ABI_VERSION 2
+#define GA_ABI_VERSION 3
 
 /* Grouped by what still works after it. */
 typedef enum ga_status {
@@ -139,8 +140,8 @@ typedef struct ga_session_info {
     int32_t mode;
     int32_t rank;
     int32_t world_size;
-    int32_t decision_step; /* denoising steps done before the decision; −1: decision.sigma is set, and the
-                              first batch has not begun */
+    int32_t decision_step; /* denoising steps done before the first decision; −1: that is known when the
+                              first batch has begun (decision.sigma, candidates auto) */
     uint32_t inputs; /* bit i: input i of {attention, x0, cfg, hidden, prompt, preview, lookahead, distilled}
                         is wanted */
     uint32_t probe_version;
@@ -206,8 +207,20 @@ GA_API ga_status ga_batch_begin(
 /* Blocks to tap: indices into block_names, ascending; owned by the batch. */
 GA_API ga_status ga_batch_blocks(const ga_batch *batch, const int32_t **blocks_out, int32_t *count_out);
 
-/* Denoising steps done before this batch's decision; −1 for NULL. */
+/*
+ * Steps at which this batch stops to look: denoising steps done, ascending; owned by the batch. At each of
+ * them, in this order, signals are observed and ga_batch_decide is called. *count_out 0: the batch rests,
+ * nothing is observed and nothing decided, all its rows are kept and logged without features.
+ */
+GA_API ga_status ga_batch_get_steps(const ga_batch *batch, const int32_t **steps_out, int32_t *count_out);
+
+/* The first of them; −1: none, or NULL. */
 GA_API int32_t ga_batch_decision_step(const ga_batch *batch);
+
+/*
+ * What follows is observed at each step. There `rows` means the rows that still run, in ascending order of
+ * their index in the batch: at the first step all, later ga_decision.kept of the step before.
+ */
 
 /*
  * Attention of tapped block number `tap` (0 … count-1 of ga_batch_blocks) at the decision step.
@@ -258,20 +271,25 @@ GA_API ga_status ga_batch_observe_preview(ga_batch *batch, const double *scores,
 GA_API ga_status ga_batch_state(ga_batch *batch, const ga_tensor *latent, ga_error *error);
 
 typedef struct ga_decision {
-    size_t size; /* sizeof(ga_decision), set by the caller */
-    int32_t rows;
-    int32_t kept_count;
-    const int32_t *kept;     /* [kept_count] rows that go on, ascending; owned by the batch */
-    const float *prediction; /* [rows] predicted reward, NaN where there is none; owned by the batch */
+    size_t size;             /* sizeof(ga_decision), set by the caller */
+    int32_t rows;            /* of the whole batch */
+    int32_t kept_count;      /* never more than at the step before */
+    const int32_t *kept;     /* [kept_count] rows that go on, ascending; owned by the batch, valid until the
+                                next decision */
+    const float *prediction; /* [rows] newest predicted reward of each row of the batch, NaN where there is
+                                none; owned by the batch */
     int32_t audited;         /* 1: the kept rows were drawn by chance alone */
     int32_t pruned;          /* 1: some rank may have stopped rows in this batch */
     const char
         *reason; /* one of "shadow", "no probe yet", "pruned", "audit", "late", "mismatch", …; static */
+    int32_t
+        next_step; /* denoising steps done before the next decision of this batch; −1: this was the last */
 } ga_decision;
 
 /*
- * Scores the rows, agrees with the other ranks, and says which rows go on. Every rank must call it once for
- * each batch, whatever it observed. When anything is wrong all rows are kept. Collective, with a deadline.
+ * Scores the rows that still run, agrees with the other ranks, and says which of them go on. Every rank must
+ * call it once for each step of the batch, whatever it observed. When anything is wrong all rows that still
+ * run are kept, at this step and at those that follow. Collective, with a deadline.
  */
 GA_API ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *error);
 

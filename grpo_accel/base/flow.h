@@ -73,18 +73,25 @@ typedef struct ga_candidate {
     int32_t index;
 } ga_candidate;
 
-/* What a rank tells the others about a row at the end of an update. */
+/* Steps of a run at which signals can be taken. */
+#define GA_CANDIDATES_MAX 4
+
+/* What a rank tells the others about a row at the end of an update: 64 bytes on the wire. */
 typedef struct ga_outcome {
     uint64_t group;   /* the host's own grouping of the update */
     double reward;    /* NaN where pruned */
-    double inclusion; /* π, in (0, 1] */
-    float mean;       /* prediction, NaN where there is none */
+    double inclusion; /* π, in (0, 1]: the product over the decisions that the row met */
+    float mean;       /* prediction of the newest decision, NaN where there is none */
     float variance;
+    float candidate_mean[GA_CANDIDATES_MAX]; /* prediction at each candidate step, NaN where there is none */
     int32_t rank;
     int32_t index; /* row in the rank's update: batches one after the other */
     uint8_t kept;
-    uint8_t audit;
-    uint8_t padding[6];
+    uint8_t audit;    /* the first decision of its batch was by chance alone, or there was none */
+    uint8_t observed; /* signals were taken from it at one candidate step at least */
+    uint8_t padding;
+    uint16_t steps_run; /* denoising steps that it ran */
+    uint16_t reserved;
 } ga_outcome;
 
 /* By what the host divides its advantages. */

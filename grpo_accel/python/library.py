@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 INPUTS = ("attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled")
 MODES = ("off", "shadow", "prune", "pass-through")
 LOG_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
@@ -124,6 +124,7 @@ class _Decision(ctypes.Structure):
         ("audited", ctypes.c_int32),
         ("pruned", ctypes.c_int32),
         ("reason", ctypes.c_char_p),
+        ("next_step", ctypes.c_int32),
     ]
 
 
@@ -167,6 +168,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "ga_batch_blocks": (status, [handle, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)), ctypes.POINTER(ctypes.c_int32)]),
         "ga_batch_observe_attention": (status, [handle, ctypes.c_int32, tensor, tensor, tensor, ctypes.c_void_p, error]),
         "ga_batch_observe_latent": (status, [handle, tensor, tensor, ctypes.c_double, error]),
+        "ga_batch_get_steps": (status, [handle, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)), ctypes.POINTER(ctypes.c_int32)]),
         "ga_batch_decision_step": (ctypes.c_int32, [handle]),
         "ga_batch_observe_guidance": (status, [handle, tensor, tensor, error]),
         "ga_batch_observe_vectors": (status, [handle, ctypes.c_int32, tensor, error]),
@@ -311,7 +313,11 @@ class Session:
 
 
 class Decision:
-    """Which rows go on: `kept` (list of ints), `prediction` (list of floats, NaN where none), `pruned`, `audited`, `reason`."""
+    """Which rows go on after one step of a batch.
+
+    `kept`: their indices in the whole batch; `prediction`: the newest of each row of the batch, NaN where none;
+    `pruned`, `audited`, `reason`; `next_step`: denoising steps done before the batch's next decision, -1: none follows.
+    """
 
     def __init__(self, raw: _Decision):
         self.rows = raw.rows
@@ -320,21 +326,33 @@ class Decision:
         self.pruned = raw.kept_count < raw.rows
         self.audited = bool(raw.audited)
         self.reason = raw.reason.decode()
+        self.next_step = raw.next_step
 
 
 class Batch:
-    """A ga_batch; valid until the session's update ends."""
+    """A ga_batch; valid until the session's update ends.
+
+    What is observed holds `running` rows: those that the decisions so far kept, in ascending order.
+    """
 
     def __init__(self, session: Session, handle, rows: int):
         self._session = session
         self._handle = handle
         self.rows = rows
+        self.running = rows
         self.ended = False  # under the session's lock
         self.decision_step = session._library.ga_batch_decision_step(handle)
 
-    def blocks(self) -> list:
+    def blocks(self) -> list[int]:
+        return self._indices("ga_batch_blocks")
+
+    def steps(self) -> list[int]:
+        """Denoising steps done before each decision of this batch, ascending; empty: it rests, nothing is observed."""
+        return self._indices("ga_batch_get_steps")
+
+    def _indices(self, name: str) -> list[int]:
         indices, count = ctypes.POINTER(ctypes.c_int32)(), ctypes.c_int32()
-        self._session._library.ga_batch_blocks(self._handle, ctypes.byref(indices), ctypes.byref(count))
+        getattr(self._session._library, name)(self._handle, ctypes.byref(indices), ctypes.byref(count))
         return indices[: count.value]
 
     def observe_attention(self, tap: int, query, key_image, key_text, content) -> None:
@@ -370,13 +388,13 @@ class Batch:
         self._session._call("ga_batch_observe_vectors", self._handle, INPUTS.index(name), ctypes.byref(tensor_view(tensor)))
 
     def observe_scores(self, name: str, scores) -> None:
-        """Input "preview", "lookahead" or "distilled": scores [rows] or [rows, scorers], NaN where there is none."""
+        """Input "preview", "lookahead" or "distilled": scores [running] or [running, scorers], NaN where there is none."""
         import numpy as np
 
         scores = np.ascontiguousarray(scores, dtype=np.float64)
-        if scores.ndim not in (1, 2) or scores.shape[0] != self.rows:
-            raise GrpoAccelError("data", f"the scorers gave {list(scores.shape)} values for {self.rows} previews")
-        count = scores.size // self.rows
+        if scores.ndim not in (1, 2) or scores.shape[0] != self.running:
+            raise GrpoAccelError("data", f"the scorers gave {list(scores.shape)} values for {self.running} previews")
+        count = scores.size // self.running
         values = scores.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
         self._session._call("ga_batch_observe_scores", self._handle, INPUTS.index(name), count, values)
 
@@ -406,7 +424,9 @@ class Batch:
     def decide(self) -> Decision:
         raw = _Decision(ctypes.sizeof(_Decision))
         self._session._call("ga_batch_decide", self._handle, ctypes.byref(raw))
-        return Decision(raw)
+        decision = Decision(raw)
+        self.running = len(decision.kept)
+        return decision
 
     def reward(self, scorer: str, rows, values) -> None:
         """Final values of `rows`; from any thread, ignored once the update has ended."""
