@@ -199,7 +199,7 @@ static void add_alternative_list(ga_json *json, const ga_schema_entry *entry, co
     add_number(json, entry, type);
     ga_json_end(json);
     ga_json_object(json, NULL);
-    begin_items(json, GA_CONFIG_STAGES_MAX);
+    begin_items(json, entry->type == GA_SCHEMA_STEPS ? ga_schema_steps_max(entry) : GA_CONFIG_STAGES_MAX);
     add_number(json, entry, type);
     ga_json_end(json);
     ga_json_end(json);

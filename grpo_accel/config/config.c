@@ -162,6 +162,14 @@ static ga_status load_overrides(loading *l, const char *const *overrides, size_t
     return GA_OK;
 }
 
+/* probe.inputs: auto are the signals that every host has; what is in force is what is printed. */
+static void resolve_inputs(ga_config *config) {
+    if (config->probe.inputs == 0) {
+        config->probe.inputs =
+            GA_INPUT_BIT(GA_INPUT_ATTENTION) | GA_INPUT_BIT(GA_INPUT_X0) | GA_INPUT_BIT(GA_INPUT_PREVIEW);
+    }
+}
+
 static ga_status load_all(loading *l, const char *path, const char *const *overrides, size_t override_count,
     const char *const *environment) {
     GA_TRY(load_defaults(l));
@@ -171,6 +179,7 @@ static ga_status load_all(loading *l, const char *path, const char *const *overr
     GA_TRY(load_environment(l, environment));
     GA_TRY(load_overrides(l, overrides, override_count));
     GA_TRY(ga_rules_check(l->config, l->error));
+    resolve_inputs(l->config);
     l->config->fingerprint = ga_config_digest(l->config);
     if (l->config->fingerprint == 0) {
         return GA_FAIL(l->error, GA_ERR_MEMORY, "out of memory while loading the configuration");

@@ -17,6 +17,8 @@
 
 /* Decision steps of a rollout at most (racing). */
 #define GA_CONFIG_STAGES_MAX 3
+/* Steps at which signals are taken at most. */
+#define GA_CONFIG_CANDIDATES_MAX 4
 /* Named blocks in probe.blocks at most. */
 #define GA_CONFIG_BLOCKS_MAX 64
 /* Names in probe.preview.scorers at most: as many scorers as are logged. */
@@ -110,8 +112,8 @@ typedef enum ga_config_wandb {
 
 /* Denoising steps after which rollouts are decided on, ascending. */
 typedef struct ga_config_steps {
-    int32_t count;                        /* 0: auto */
-    int32_t values[GA_CONFIG_STAGES_MAX]; /* steps done, counted from 1 */
+    int32_t count;                            /* 0: auto */
+    int32_t values[GA_CONFIG_CANDIDATES_MAX]; /* steps done, counted from 1 */
 } ga_config_steps;
 
 /* Share of its rows that each rank keeps at each decision. */
@@ -160,16 +162,19 @@ typedef struct ga_config {
     int64_t seed;        /* of every random choice, 0 … 2^53 */
     const char *run_dir; /* folder of the run, relative to the working folder; owned by the config */
     struct {
-        ga_config_steps step;
-        double sigma; /* decide at the first step whose σ is at or below this; 0: not given */
+        ga_config_steps step;       /* at most GA_CONFIG_STAGES_MAX of them */
+        ga_config_steps candidates; /* steps that mode auto, or step auto, looks at; count 0: auto */
+        double sigma;               /* decide at the first step whose σ is at or below this; 0: not given */
         ga_config_shares keep;
         ga_config_policy policy;
         struct {
             ga_config_threshold_kind kind;
             double value; /* unit: see ga_config_threshold_kind */
         } threshold;
-        int64_t min_group; /* kept rows of each group at least; GA_CONFIG_AUTO: 0 or 2 by the host's σ */
-        double audit;      /* share of batches that are kept by chance alone, 0 … 1 */
+        int64_t min_group;    /* kept rows of each group at least; GA_CONFIG_AUTO: 0 or 2 by the host's σ */
+        int64_t max_group;    /* kept rows of each group at most; 0: no limit */
+        double min_inclusion; /* smallest π of policies that draw by chance, 0 … 1 */
+        double audit;         /* share of batches that are kept by chance alone, 0 … 1 */
         double timeout_seconds; /* how long a rank waits for the others before it keeps all rows */
     } decision;
     struct {
@@ -224,6 +229,9 @@ typedef struct ga_config {
         ga_config_weights weights;
         double clip; /* largest weight 1/π in the group's mean */
         ga_config_std std;
+        bool leave_one_out; /* a row's baseline leaves its own reward out */
+        bool prefix_credit; /* pruned rows learn by their predicted advantage, where noise ends before */
+        double train_share; /* of the kept rows, those with the largest squared advantage; (0, 1] */
     } advantage;
     struct {
         int64_t every_updates; /* updates between two trainings; 0: never */
@@ -235,6 +243,8 @@ typedef struct ga_config {
         double confidence;        /* of intervals and bounds, (0.5, 1) */
         double lost_extremes_max; /* share of true extremes that may be pruned, 0 … 1 */
         double slowdown_max;      /* our own seconds over the rollout's seconds, 0 … 1 */
+        double drift_max;         /* population stability index from which scores or features have drifted */
+        int64_t patience_updates; /* that a verdict must repeat before mode auto switches */
     } guard;
     struct {
         bool enabled;

@@ -29,30 +29,6 @@ typedef struct later_value {
     const char *instead; /* what to write */
 } later_value;
 
-static bool mode_is_auto(const ga_config *c) {
-    return c->mode == GA_CONFIG_MODE_AUTO;
-}
-static bool step_is_auto(const ga_config *c) {
-    return c->decision.step.count == 0 && c->decision.sigma == 0;
-}
-static bool step_is_list(const ga_config *c) {
-    return c->decision.step.count > 1 && c->decision.sigma == 0;
-}
-static bool keep_is_auto(const ga_config *c) {
-    return c->decision.keep.count == 0;
-}
-static bool keep_is_list(const ga_config *c) {
-    return c->decision.keep.count > 1;
-}
-static bool policy_is_neyman(const ga_config *c) {
-    return c->decision.policy == GA_CONFIG_POLICY_NEYMAN;
-}
-static bool policy_is_budget(const ga_config *c) {
-    return c->decision.policy == GA_CONFIG_POLICY_BUDGET;
-}
-static bool inputs_are_auto(const ga_config *c) {
-    return c->probe.inputs == 0;
-}
 static bool transport_is_nccl(const ga_config *c) {
     return c->distributed.transport == GA_CONFIG_TRANSPORT_NCCL;
 }
@@ -61,14 +37,6 @@ static bool transport_is_torch(const ga_config *c) {
 }
 
 static const later_value later_values[] = {
-    {"mode", mode_is_auto, "auto", "shadow to watch, or prune to prune"},
-    {"decision.step", step_is_auto, "auto", "the step itself, such as 3"},
-    {"decision.step", step_is_list, "a list (racing)", "one step, such as 3"},
-    {"decision.keep", keep_is_auto, "auto", "the share itself, such as 0.5"},
-    {"decision.keep", keep_is_list, "a list (racing)", "one share, such as 0.5"},
-    {"decision.policy", policy_is_neyman, "neyman", "extremes"},
-    {"decision.policy", policy_is_budget, "budget", "extremes"},
-    {"probe.inputs", inputs_are_auto, "auto", "those wanted, as in [attention, x0, preview]"},
     {"distributed.transport", transport_is_nccl, "nccl", "auto, mpi or local"},
     {"distributed.transport", transport_is_torch, "torch", "auto, mpi or local"},
 };
@@ -85,6 +53,47 @@ static ga_status check_later(const ga_config *config, ga_error *error) {
 }
 
 /* ---- values that must agree ---- */
+
+/* Steps and shares belong together, one share a step; auto needs somebody who chooses. */
+static ga_status check_decisions(const ga_config *config, ga_error *error) {
+    const ga_config_steps *step = &config->decision.step;
+    const ga_config_shares *keep = &config->decision.keep;
+    const bool by_sigma = config->decision.sigma > 0;
+    const bool prunes = config->mode == GA_CONFIG_MODE_PRUNE;
+    const int32_t steps = by_sigma ? 1 : step->count;
+    if (prunes && steps == 0) {
+        return refuse(config, "decision.step", error,
+            "auto chooses in mode auto only; write the step itself, such as 3, or mode: auto");
+    }
+    if (prunes && keep->count == 0) {
+        return refuse(config, "decision.keep", error,
+            "auto chooses in mode auto only; write the share itself, such as 0.5, or mode: auto");
+    }
+    if (keep->count > 1 && keep->count != steps) {
+        return refuse(config, "decision.keep", error, "%d shares for %d decision steps; one each",
+            (int)keep->count, (int)steps);
+    }
+    if (prunes && steps > 1 && keep->count == 1) {
+        return refuse(config, "decision.keep", error,
+            "one share for %d decision steps; write a list, such as [0.75, 0.4]", (int)steps);
+    }
+    for (int32_t i = 1; i < keep->count; i++) {
+        if (keep->values[i] > keep->values[i - 1]) {
+            return refuse(config, "decision.keep", error,
+                "%g after %g: a rollout that was stopped does not come back", keep->values[i],
+                keep->values[i - 1]);
+        }
+    }
+    return GA_OK;
+}
+
+static ga_status check_groups(const ga_config *config, ga_error *error) {
+    const int64_t most = config->decision.max_group;
+    if (most > 0 && config->decision.min_group > most) {
+        return refuse(config, "decision.max_group", error, "below decision.min_group");
+    }
+    return GA_OK;
+}
 
 static ga_status check_threshold(const ga_config *config, ga_error *error) {
     const double value = config->decision.threshold.value;
@@ -120,27 +129,43 @@ static ga_status check_scorers(const ga_config *config, ga_error *error) {
     return GA_OK;
 }
 
+/* Credit for what pruned rows did needs their share of the correction: 1/π of kept rows. */
+static ga_status check_credit(const ga_config *config, ga_error *error) {
+    if (config->advantage.prefix_credit && config->advantage.weights != GA_CONFIG_WEIGHTS_INVERSE) {
+        return refuse(config, "advantage.prefix_credit", error,
+            "needs advantage.weights: inverse, which corrects the predicted advantages");
+    }
+    if (config->advantage.prefix_credit && config->advantage.train_share < 1) {
+        return refuse(config, "advantage.train_share", error, "all rows train with advantage.prefix_credit");
+    }
+    return GA_OK;
+}
+
 /* 1/π of a row that can never be kept does not exist: only a share of chance gives every row a π. */
 static ga_status check_weights(const ga_config *config, ga_error *error) {
-    const bool by_chance = config->decision.policy == GA_CONFIG_POLICY_RANDOM || config->decision.audit > 0;
+    const bool draws =
+        config->decision.policy == GA_CONFIG_POLICY_RANDOM ||
+        (config->decision.policy == GA_CONFIG_POLICY_NEYMAN && config->decision.min_inclusion > 0);
+    const bool by_chance = draws || config->decision.audit > 0;
     if (config->advantage.weights == GA_CONFIG_WEIGHTS_INVERSE && !by_chance) {
         return refuse(config, "advantage.weights", error,
-            "inverse needs a chance for every row; set decision.audit above 0, or policy random");
+            "inverse needs a chance for every row; set decision.audit above 0, or policy random or neyman");
     }
     return GA_OK;
 }
 
 /* Pruning without a probe begins in shadow and ends when one was learnt, which needs a record. */
 static ga_status check_learning(const ga_config *config, ga_error *error) {
-    const bool must_learn = config->mode == GA_CONFIG_MODE_PRUNE && config->probe.path == NULL &&
-                            config->decision.policy != GA_CONFIG_POLICY_RANDOM;
+    const bool prunes = config->mode == GA_CONFIG_MODE_PRUNE || config->mode == GA_CONFIG_MODE_AUTO;
+    const bool must_learn =
+        prunes && config->probe.path == NULL && config->decision.policy != GA_CONFIG_POLICY_RANDOM;
     if (must_learn && !config->record.enabled) {
         return refuse(config, "record.enabled", error,
-            "mode prune without probe.path learns its probe from the record; write true, or give probe.path");
+            "pruning without probe.path learns its probe from the record; write true, or give probe.path");
     }
     if (must_learn && config->retrain.every_updates == 0) {
         return refuse(config, "retrain.every_updates", error,
-            "mode prune without probe.path must train one; write a number above 0, or give probe.path");
+            "pruning without probe.path must train one; write a number above 0, or give probe.path");
     }
     return GA_OK;
 }
@@ -151,5 +176,8 @@ ga_status ga_rules_check(const ga_config *config, ga_error *error) {
     GA_TRY(check_scorers(config, error));
     GA_TRY(check_distilled(config, error));
     GA_TRY(check_weights(config, error));
+    GA_TRY(check_credit(config, error));
+    GA_TRY(check_decisions(config, error));
+    GA_TRY(check_groups(config, error));
     return check_learning(config, error);
 }

@@ -17,7 +17,8 @@ const ga_schema_entry ga_schema[] = {
     {"version", GA_SCHEMA_INTEGER, 0, 1, 1, NULL, "", "1", "Version of this grammar.", FIELD(version)},
     {"mode", GA_SCHEMA_WORD, 0, 0, 0, "off shadow prune auto", "", "shadow",
         "off: nothing attaches. shadow: scores and logs, prunes nothing. prune: stops rollouts. "
-        "auto comes with a later version.",
+        "auto: watches, prunes while the measured benefit exceeds the measured cost, and stops when it no "
+        "longer does.",
         FIELD(mode)},
     {"seed", GA_SCHEMA_INTEGER, 0, 0, EXACT_INTEGER_MAX, NULL, "", "0",
         "Of every random choice: the same seed on the same scores keeps the same rollouts.", FIELD(seed)},
@@ -25,9 +26,14 @@ const ga_schema_entry ga_schema[] = {
         "Where the record, the probes and the metrics of this run are written.", FIELD(run_dir)},
 
     {"decision.step", GA_SCHEMA_STEPS, GA_SCHEMA_MAY_BE_AUTO, 1, 10000, NULL, "denoising steps", "3",
-        "Decide after so many denoising steps; the next step still runs for all rows, for its signals. "
-        "Lists (racing) and auto come with a later version.",
+        "Decide after so many denoising steps; the next step still runs for all rows, for its signals. A "
+        "list of up to 3 (racing): at each the least informative of the rows still running stop. auto "
+        "(modes auto and shadow): each of decision.candidates.",
         FIELD(decision.step)},
+    {"decision.candidates", GA_SCHEMA_STEPS, GA_SCHEMA_MAY_BE_AUTO, 1, 10000, NULL, "denoising steps", "auto",
+        "With decision.step auto: up to 4 steps that are looked at, from which mode auto chooses. auto: the "
+        "first behind the noisy steps and three later ones, up to half of the rollout.",
+        FIELD(decision.candidates)},
     {"decision.sigma", GA_SCHEMA_REAL, GA_SCHEMA_MAY_BE_NULL | GA_SCHEMA_ABOVE_MIN, 0, 1, NULL, "sigma",
         "null",
         "Instead of step: decide after the first step that ends at or below this noise level, behind the "
@@ -36,14 +42,16 @@ const ga_schema_entry ga_schema[] = {
         FIELD(decision.sigma)},
     {"decision.keep", GA_SCHEMA_SHARES, GA_SCHEMA_MAY_BE_AUTO | GA_SCHEMA_ABOVE_MIN, 0, 1, NULL,
         "share of rows", "0.5",
-        "Share of its rows that each rank keeps. Lists (racing) and auto come with a later version.",
+        "Share of its rows that each rank keeps; a list with a list of steps, each share of all rows, none "
+        "above the one before. auto (mode auto): the share that pays best.",
         FIELD(decision.keep)},
     {"decision.policy", GA_SCHEMA_WORD, 0, 0, 0, "extremes neyman topk random threshold budget", "",
         "extremes",
         "Which rows are kept. extremes: the largest expected squared advantage. topk: the highest "
         "predictions relative to their group (the paper's; biases the group's mean). random: by chance, "
         "needs no probe. threshold: those past decision.threshold, on each rank the same number, whatever "
-        "decision.keep is. neyman and budget come with a later version.",
+        "decision.keep is. neyman: by chance, in proportion to the root of the expected squared advantage. "
+        "budget: the rows are dealt to groups by their predicted spread, inside a group as extremes.",
         FIELD(decision.policy)},
     {"decision.threshold.kind", GA_SCHEMA_WORD, 0, 0, 0, "absolute quantile advantage", "", "quantile",
         "Of policy threshold: a predicted reward, a quantile of the batch's predictions, or a predicted "
@@ -58,6 +66,11 @@ const ga_schema_entry ga_schema[] = {
         "Rows of each prompt group that are kept at least. auto: 0 where the host divides all advantages by "
         "one standard deviation, 2 where by the group's.",
         FIELD(decision.min_group)},
+    {"decision.max_group", GA_SCHEMA_INTEGER, 0, 0, 4096, NULL, "rows", "0",
+        "Rows of each prompt group that are kept at most; 0: no limit.", FIELD(decision.max_group)},
+    {"decision.min_inclusion", GA_SCHEMA_REAL, GA_SCHEMA_BELOW_MAX, 0, 1, NULL, "probability", "0.05",
+        "Smallest probability with which policies that draw by chance (neyman) keep a row.",
+        FIELD(decision.min_inclusion)},
     {"decision.audit", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of batches", "0.1",
         "Share of pruned batches whose rows are kept by chance alone: what honest figures are measured on.",
         FIELD(decision.audit)},
@@ -76,7 +89,7 @@ const ga_schema_entry ga_schema[] = {
         "changes the velocity. hidden: the pooled hidden state of a block. prompt: the pooled text "
         "embedding. "
         "preview: the host's score of the decoded x0. lookahead: the same after a few big steps. distilled: "
-        "the same after one step of a trained copy. auto comes with a later version.",
+        "the same after one step of a trained copy. auto: attention, x0, preview.",
         FIELD(probe.inputs)},
     {"probe.blocks", GA_SCHEMA_BLOCKS, 0, 1, GA_CONFIG_BLOCKS_MAX, NULL, "blocks", "middle:10",
         "Tapped blocks of the model: middle:N consecutive ones around the middle, last_encoder:N of a UNet, "
@@ -189,13 +202,21 @@ const ga_schema_entry ga_schema[] = {
         "By what advantages are divided: one standard deviation for all rows, or the group's. auto: as the "
         "host does.",
         FIELD(advantage.std)},
+    {"advantage.leave_one_out", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "false",
+        "A row's baseline leaves its own reward out.", FIELD(advantage.leave_one_out)},
+    {"advantage.prefix_credit", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "false",
+        "Pruned rows teach too, with their predicted advantage, and kept rows correct it (doubly robust). "
+        "Where all noisy steps come before the decision only; saves no training.",
+        FIELD(advantage.prefix_credit)},
+    {"advantage.train_share", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN, 0, 1, NULL, "share of kept rows", "1",
+        "Share of the kept rows that trains: those with the largest squared advantage, as many on each rank.",
+        FIELD(advantage.train_share)},
 
     {"retrain.every_updates", GA_SCHEMA_INTEGER, 0, 0, 1000000, NULL, "updates", "50",
         "Updates between two trainings of the probe; 0: never. Without a record nothing is trained.",
         FIELD(retrain.every_updates)},
     {"retrain.on_drift", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
-        "Train also as soon as features or scores have drifted. Comes with a later version; no effect yet.",
-        FIELD(retrain.on_drift)},
+        "Train also as soon as features or scores have drifted (guard.drift_max).", FIELD(retrain.on_drift)},
     {"retrain.background", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
         "Train beside the rollouts; false: every rank waits for the training, so that a run repeats exactly.",
         FIELD(retrain.background)},
@@ -203,16 +224,21 @@ const ga_schema_entry ga_schema[] = {
         "A training reads the newest whole updates with at least so many rows.", FIELD(retrain.window_rows)},
 
     {"guard.confidence", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN | GA_SCHEMA_BELOW_MAX, 0.5, 1, NULL,
-        "probability", "0.95", "Of the guard's bounds. Comes with a later version; no effect yet.",
-        FIELD(guard.confidence)},
+        "probability", "0.95", "Of the guard's bounds and intervals.", FIELD(guard.confidence)},
     {"guard.lost_extremes_max", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of extremes", "0.2",
-        "Pruning stops when more of the true extremes than this would be lost. Comes with a later version; "
-        "no effect yet.",
+        "Mode auto prunes no more than this share of the true extremes of a group away, as far as audited "
+        "rows tell (conformal risk control).",
         FIELD(guard.lost_extremes_max)},
     {"guard.slowdown_max", GA_SCHEMA_REAL, 0, 0, 1, NULL, "share of rollout", "0.02",
-        "Pruning stops when our own seconds exceed this share of the rollout's without being earned back. "
-        "Comes with a later version; no effect yet.",
+        "Mode auto spends at most this share of the rollout's seconds on looking while it does not prune.",
         FIELD(guard.slowdown_max)},
+    {"guard.drift_max", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN, 0, 100, NULL, "PSI", "0.25",
+        "Population stability index of scores or features, against those that the probe was trained on, from "
+        "which they count as drifted.",
+        FIELD(guard.drift_max)},
+    {"guard.patience_updates", GA_SCHEMA_INTEGER, 0, 1, 1000, NULL, "updates", "2",
+        "Mode auto switches when its verdict was the same in so many updates one after the other.",
+        FIELD(guard.patience_updates)},
 
     {"record.enabled", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "true",
         "Log features, predictions and rewards to HDF5.", FIELD(record.enabled)},
@@ -250,6 +276,10 @@ const ga_schema_entry *ga_schema_find(const char *path) {
         }
     }
     return NULL;
+}
+
+int32_t ga_schema_steps_max(const ga_schema_entry *entry) {
+    return entry->offset == FIELD(decision.candidates) ? GA_CONFIG_CANDIDATES_MAX : GA_CONFIG_STAGES_MAX;
 }
 
 bool ga_schema_is_section(const char *path) {
@@ -351,8 +381,8 @@ static void expect_core(const ga_schema_entry *entry, char *text, size_t bytes) 
     case GA_SCHEMA_WORD: expect_words("one of", entry->words, text, bytes); break;
     case GA_SCHEMA_TEXT: (void)snprintf(text, bytes, "a text"); break;
     case GA_SCHEMA_STEPS:
-        (void)snprintf(
-            text, bytes, "a whole number%s, or an ascending list of up to %d", range, GA_CONFIG_STAGES_MAX);
+        (void)snprintf(text, bytes, "a whole number%s, or an ascending list of up to %d", range,
+            (int)ga_schema_steps_max(entry));
         break;
     case GA_SCHEMA_SHARES:
         (void)snprintf(text, bytes, "a number%s, or a list of up to %d", range, GA_CONFIG_STAGES_MAX);

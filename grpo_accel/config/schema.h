@@ -54,6 +54,9 @@ extern const size_t ga_schema_count;
 /* The entry of a key; NULL if there is none. */
 const ga_schema_entry *ga_schema_find(const char *path);
 
+/* How many steps a list of type GA_SCHEMA_STEPS may have. */
+int32_t ga_schema_steps_max(const ga_schema_entry *entry);
+
 /* True for "decision" and "decision.threshold": something that has keys below it. */
 bool ga_schema_is_section(const char *path);
 

@@ -251,7 +251,7 @@ static ga_status copy_text(const reading *r, const ga_node *node, const char **t
 static ga_status read_steps(const reading *r, const ga_node *node, ga_config_steps *steps_out) {
     ga_config_steps steps = {.count = 0};
     const bool is_list = node->kind == GA_NODE_LIST;
-    if (is_list && (node->child_count == 0 || node->child_count > GA_CONFIG_STAGES_MAX)) {
+    if (is_list && (node->child_count == 0 || node->child_count > ga_schema_steps_max(r->entry))) {
         return mismatch(r, node, "");
     }
     for (const ga_node *item = is_list ? node->first : node; item != NULL;

@@ -277,6 +277,7 @@ static void wrong_shapes_are_refused(void **state) {
     must_refuse_with("run_dir: ''\n", "run_dir: expected a text");
     must_refuse_with("decision: {keep: []}\n", "decision.keep: expected ");
     must_refuse_with("decision: {keep: [0.1, 0.2, 0.3, 0.4]}\n", "found a list of 4");
+    must_refuse_with("decision: {candidates: [1, 2, 3, 4, 5]}\n", "found a list of 5");
     must_refuse_with("decision: {step: [5, 3]}\n", "(not after the step before it)");
     must_refuse_with("probe: {inputs: [x0, x0]}\n", "found 'x0' a second time");
     must_refuse_with("probe: {inputs: []}\n", "found a list of 0");
@@ -413,20 +414,6 @@ static void wrong_overrides_name_their_source(void **state) {
 static void later_versions_are_refused_by_name(void **state) {
     (void)state;
     static const char *const cases[][2] = {
-        {"mode: auto\n",
-            ":1:7: mode: auto comes with a later version; write shadow to watch, or prune to prune"},
-        {"decision: {step: auto}\n",
-            ":1:18: decision.step: auto comes with a later version; write the step itself, such as 3"},
-        {"decision: {step: [2, 4]}\n",
-            ":1:18: decision.step: a list (racing) comes with a later version; write one step, such as 3"},
-        {"decision: {keep: auto}\n",
-            ":1:18: decision.keep: auto comes with a later version; write the share itself, such as 0.5"},
-        {"decision: {keep: [0.5, 0.2]}\n",
-            ":1:18: decision.keep: a list (racing) comes with a later version; write one share, such as 0.5"},
-        {"decision: {policy: neyman}\n",
-            ":1:20: decision.policy: neyman comes with a later version; write extremes"},
-        {"decision: {policy: budget}\n",
-            ":1:20: decision.policy: budget comes with a later version; write extremes"},
         {"distributed: {transport: nccl}\n",
             ":1:26: distributed.transport: nccl comes with a later version; write auto, mpi or local"},
         {"distributed: {transport: torch}\n",
@@ -435,7 +422,49 @@ static void later_versions_are_refused_by_name(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         must_refuse(cases[i][0], cases[i][1]);
     }
-    must_refuse_with("probe: {inputs: auto}\n", "probe.inputs: auto comes with a later version");
+}
+
+static void steps_and_shares_must_agree(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"mode: prune\ndecision: {step: auto}\n",
+            ":2:18: decision.step: auto chooses in mode auto only; write"},
+        {"mode: prune\ndecision: {keep: auto}\n",
+            ":2:18: decision.keep: auto chooses in mode auto only; write"},
+        {"mode: prune\ndecision: {step: [2, 4]}\n",
+            "decision.keep: one share for 2 decision steps; write a list"},
+        {"decision: {keep: [0.5, 0.2]}\n", ":1:18: decision.keep: 2 shares for 1 decision steps; one each"},
+        {"decision: {step: [2, 4], keep: [0.2, 0.5]}\n", "decision.keep: 0.5 after 0.2: a rollout that was"},
+        {"decision: {step: [2, 3, 4, 5]}\n",
+            "decision.step: expected a whole number from 1 to 10000, or an ascending list of up to 3"},
+        {"decision: {min_group: 3, max_group: 2}\n", "decision.max_group: below decision.min_group"},
+        {"advantage: {prefix_credit: true}\n", "advantage.prefix_credit: needs advantage.weights: inverse"},
+        {"advantage: {prefix_credit: true, weights: inverse, train_share: 0.5}\n",
+            "advantage.train_share: all rows train with advantage.prefix_credit"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        must_refuse_with(cases[i][0], cases[i][1]);
+    }
+}
+
+static void auto_and_racing_are_taken(void **state) {
+    (void)state;
+    ga_config *c = must_load("mode: auto\n"
+                             "decision: {step: auto, keep: auto, candidates: [2, 3, 4, 6]}\n"
+                             "probe: {inputs: auto}\n");
+    assert_int_equal(c->mode, GA_CONFIG_MODE_AUTO);
+    assert_int_equal(c->decision.step.count, 0);
+    assert_int_equal(c->decision.keep.count, 0);
+    assert_int_equal(c->decision.candidates.count, 4);
+    assert_int_equal(c->decision.candidates.values[3], 6);
+    assert_int_equal(c->probe.inputs,
+        GA_INPUT_BIT(GA_INPUT_ATTENTION) | GA_INPUT_BIT(GA_INPUT_X0) | GA_INPUT_BIT(GA_INPUT_PREVIEW));
+    ga_config_free(&c);
+    c = must_load("mode: prune\ndecision: {step: [2, 4], keep: [0.75, 0.4], policy: neyman}\n");
+    assert_int_equal(c->decision.step.count, 2);
+    assert_true(c->decision.keep.values[1] < 0.41);
+    assert_int_equal(c->decision.policy, GA_CONFIG_POLICY_NEYMAN);
+    ga_config_free(&c);
 }
 
 static void every_signal_may_be_named(void **state) {
@@ -510,9 +539,8 @@ static void values_must_agree(void **state) {
     must_refuse_with("probe: {inputs: [distilled], distilled: {every_updates: 0}}\n",
         "probe.distilled.every_updates: input distilled needs a copy");
     must_refuse_with("probe: {preview: {scorers: [\"a,b\"]}}\n", "and no comma in it");
-    must_refuse_with("mode: prune\nrecord: {enabled: false}\n", ":2:19: record.enabled: mode prune without");
-    must_refuse_with(
-        "mode: prune\nretrain: {every_updates: 0}\n", ":2:26: retrain.every_updates: mode prune");
+    must_refuse_with("mode: prune\nrecord: {enabled: false}\n", ":2:19: record.enabled: pruning without");
+    must_refuse_with("mode: prune\nretrain: {every_updates: 0}\n", ":2:26: retrain.every_updates: pruning");
     static const char *const fine[] = {"advantage: {weights: inverse}\n",
         "advantage: {weights: inverse}\ndecision: {audit: 0, policy: random}\n",
         "mode: prune\nrecord: {enabled: false}\nprobe: {path: p.safetensors}\n",
@@ -685,6 +713,8 @@ int main(void) {
         cmocka_unit_test(overrides_come_in_order),
         cmocka_unit_test(wrong_overrides_name_their_source),
         cmocka_unit_test(later_versions_are_refused_by_name),
+        cmocka_unit_test(steps_and_shares_must_agree),
+        cmocka_unit_test(auto_and_racing_are_taken),
         cmocka_unit_test(every_signal_may_be_named),
         cmocka_unit_test(defaults_of_training_are_those_of_the_probe),
         cmocka_unit_test(values_must_agree),
