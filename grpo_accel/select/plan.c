@@ -10,6 +10,8 @@
 #include "grpo_accel/select/inclusion.h"
 #include "grpo_accel/select/rounding.h"
 
+enum { STAGE_LAST = 2 };
+
 /* A plan on its way, by slot. */
 typedef struct draft {
     const ga_plan_options *options;
@@ -30,6 +32,12 @@ static ga_status check_options(const ga_plan_options *options, ga_error *error) 
     if (options->min_group < 0 || !(options->audit_share >= 0 && options->audit_share <= 1)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "min_group %d must be ≥ 0 and audit share %g in [0, 1]",
             (int)options->min_group, options->audit_share);
+    }
+    if (options->max_group < 0 || options->stage < 0 || options->stage > STAGE_LAST ||
+        !(options->min_inclusion >= 0 && options->min_inclusion <= 1)) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT,
+            "max_group %d must be ≥ 0, decision %d in 0 … %d, least inclusion %g in [0, 1]",
+            (int)options->max_group, (int)options->stage, (int)STAGE_LAST, options->min_inclusion);
     }
     if (options->std_kind != GA_STD_GLOBAL && options->std_kind != GA_STD_GROUP) {
         return GA_FAIL(
@@ -70,8 +78,11 @@ static ga_status take_draft(draft *d, ga_error *error) {
     return GA_OK;
 }
 
+/* Each decision of a batch draws from its own streams: those of the first, 16 further on for each later one.
+ */
 static ga_random stream(const draft *d, ga_random_stream which) {
-    return ga_random_make(d->options->seed, d->options->batch, which);
+    const unsigned number = (unsigned)which + 16u * (unsigned)d->options->stage;
+    return ga_random_make(d->options->seed, d->options->batch, (ga_random_stream)number);
 }
 
 /* The best set by d->weight under quotas and floors; ties by chance. */
@@ -126,7 +137,19 @@ static int32_t count_lowered(const draft *d) {
     return lowered;
 }
 
+/* What an audit began, chance alone goes on with. */
+static ga_status continue_audit(draft *d, ga_error *error) {
+    for (int32_t slot = 0; slot < d->grid.count; slot++) {
+        d->inclusion[slot] = (double)d->keep_per_rank / (double)d->grid.rows_per_rank;
+    }
+    d->audited = true;
+    return draw_audit(d, error);
+}
+
 static ga_status decide(draft *d, ga_error *error) {
+    if (d->options->chance_before) {
+        return continue_audit(d, error);
+    }
     const double share = d->options->audit_share;
     d->policy->weigh(&d->grid, &d->values, &d->options->threshold, d->weight);
     GA_TRY(d->policy->by_chance ? decide_by_chance(d, error) : decide_by_order(d, error));

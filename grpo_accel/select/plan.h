@@ -15,12 +15,21 @@ typedef struct ga_plan_options {
     ga_policy_kind policy;
     int32_t ranks;         /* that take part, each with the same number of rows B */
     int32_t keep_per_rank; /* c, clamped to 1 … B; policy threshold finds its own instead */
-    int32_t min_group;     /* kept rows that each group has at least (or all it has), ≥ 0 */
+    int32_t min_group;     /* kept rows that each group has at least (or all it has), ≥ 0; max_group wins */
+    int32_t max_group;     /* kept rows that each group has at most; 0: no limit */
+    double min_inclusion;  /* π_min of policies that draw by chance, in [0, 1] */
     double audit_share;    /* ε: share of the batches whose rows are kept by chance alone, in [0, 1] */
     uint64_t seed;
     uint64_t batch;       /* number of the batch in the run, the same on all ranks */
+    int32_t stage;        /* which decision of the batch, 0 … 2: a part of the random key */
+    bool chance_before;   /* an earlier decision of this batch was an audit: this one keeps by chance alone */
     ga_std_kind std_kind; /* by what the host divides its advantages */
     ga_threshold threshold;
+    /* Rows that an earlier decision of this batch stopped, with their newest predictions; NULL: none, or not
+     * known. They still count in the host's statistics, so that a row's value is what it is in the whole
+     * group. rank and index are not read. */
+    const ga_candidate *stopped;
+    int32_t stopped_count;
 } ga_plan_options;
 
 /* Arrays belong to the arena and are aligned with the candidates in the order in which they were given. */
@@ -28,10 +37,12 @@ typedef struct ga_plan {
     int32_t count;
     const uint8_t *kept;         /* [count] 1: goes on */
     const double *inclusion;     /* [count] π, see below */
-    bool audited;                /* this batch's rows are kept by chance alone, each with c/B */
+    bool audited;                /* this decision's rows are kept by chance alone, each with c/B */
     int32_t keep_per_rank;       /* c as used */
     int32_t rows_per_rank;       /* B */
-    int32_t lowered_floor_count; /* groups that get less than min(min_group, size) because quotas forbid it */
+    int32_t lowered_floor_count; /* groups that get less than min_group (or their size, or max_group) because
+                                    quotas forbid it */
+    int32_t raised_cap_count;    /* groups that get more than max_group because quotas forbid less */
     int32_t unscored_count;      /* rows without a usable prediction: they come first, as far as c allows */
     uint64_t checksum;           /* of batch and kept (group, rank * B + index): no count of ranks in it */
 } ga_plan;

@@ -11,6 +11,14 @@ static void weigh_extremes(
     memcpy(weight_out, values->value, ga_size(grid->count) * sizeof *weight_out);
 }
 
+static void weigh_neyman(
+    const ga_grid *grid, const ga_values *values, const ga_threshold *threshold, double *weight_out) {
+    (void)threshold;
+    for (int32_t slot = 0; slot < grid->count; slot++) {
+        weight_out[slot] = sqrt(values->value[slot]);
+    }
+}
+
 static void weigh_topk(
     const ga_grid *grid, const ga_values *values, const ga_threshold *threshold, double *weight_out) {
     (void)threshold;
@@ -57,11 +65,11 @@ static int32_t want_threshold(const ga_grid *grid, const ga_values *values, cons
 
 static const ga_policy POLICIES[GA_POLICY_COUNT] = {
     [GA_POLICY_EXTREMES] = {"extremes", false, weigh_extremes, NULL},
-    [GA_POLICY_NEYMAN] = {"neyman", true, NULL, NULL},
+    [GA_POLICY_NEYMAN] = {"neyman", true, weigh_neyman, NULL},
     [GA_POLICY_TOPK] = {"topk", false, weigh_topk, NULL},
     [GA_POLICY_RANDOM] = {"random", true, weigh_random, NULL},
     [GA_POLICY_THRESHOLD] = {"threshold", false, weigh_threshold, want_threshold},
-    [GA_POLICY_BUDGET] = {"budget", false, NULL, NULL},
+    [GA_POLICY_BUDGET] = {"budget", false, weigh_extremes, NULL},
 };
 
 ga_status ga_policy_parse(const char *name, ga_policy_kind *kind_out, ga_error *error) {
@@ -69,26 +77,18 @@ ga_status ga_policy_parse(const char *name, ga_policy_kind *kind_out, ga_error *
         return GA_FAIL(error, GA_ERR_ARGUMENT, "policy without a name");
     }
     for (int kind = 0; kind < GA_POLICY_COUNT; kind++) {
-        if (strcmp(name, POLICIES[kind].name) != 0) {
-            continue;
+        if (strcmp(name, POLICIES[kind].name) == 0) {
+            *kind_out = (ga_policy_kind)kind;
+            return GA_OK;
         }
-        if (POLICIES[kind].weigh == NULL) {
-            return GA_FAIL(error, GA_ERR_CONFIG,
-                "policy '%s' comes later: this version has extremes, topk, random, threshold", name);
-        }
-        *kind_out = (ga_policy_kind)kind;
-        return GA_OK;
     }
-    return GA_FAIL(
-        error, GA_ERR_CONFIG, "unknown policy '%s': use extremes, topk, random or threshold", name);
+    return GA_FAIL(error, GA_ERR_CONFIG,
+        "unknown policy '%s': use extremes, neyman, topk, random, threshold or budget", name);
 }
 
 ga_status ga_policy_find(ga_policy_kind kind, const ga_policy **policy_out, ga_error *error) {
     if ((int)kind < 0 || kind >= GA_POLICY_COUNT) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "unknown policy %d", (int)kind);
-    }
-    if (POLICIES[kind].weigh == NULL) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "policy '%s' comes later: use extremes", POLICIES[kind].name);
     }
     *policy_out = &POLICIES[kind];
     return GA_OK;

@@ -11,11 +11,11 @@
 
 typedef enum ga_policy_kind {
     GA_POLICY_EXTREMES = 0,  /* largest expected squared advantage */
-    GA_POLICY_NEYMAN = 1,    /* not offered by this version */
+    GA_POLICY_NEYMAN = 1,    /* by chance, in proportion to the square root of that */
     GA_POLICY_TOPK = 2,      /* largest predicted advantage; keeps one end only, for comparison */
     GA_POLICY_RANDOM = 3,    /* equal chances */
     GA_POLICY_THRESHOLD = 4, /* those above a predicted value; the batch's count sets every rank's quota */
-    GA_POLICY_BUDGET = 5,    /* not offered by this version */
+    GA_POLICY_BUDGET = 5,    /* a global budget, spread over groups by predicted spread; by value inside */
     GA_POLICY_COUNT = 6
 } ga_policy_kind;
 
@@ -35,17 +35,17 @@ typedef struct ga_policy {
     /* true: weights are proportions of inclusion probabilities, drawn by dependent rounding.
      * false: weights are an order of preference, the best set under quotas and floors is taken. */
     bool by_chance;
-    /* Weight of each slot, infinite: to be kept. NULL: the policy is known but not offered. */
+    /* Weight of each slot, infinite: to be kept. */
     void (*weigh)(
         const ga_grid *grid, const ga_values *values, const ga_threshold *threshold, double *weight_out);
     /* How many rows of the whole batch the policy wants; NULL: the configured quota decides. */
     int32_t (*want)(const ga_grid *grid, const ga_values *values, const ga_threshold *threshold);
 } ga_policy;
 
-/* Name → kind. GA_ERR_CONFIG for an unknown name and for one that this version doesn't offer yet. */
+/* Name → kind. GA_ERR_CONFIG for an unknown name. */
 ga_status ga_policy_parse(const char *name, ga_policy_kind *kind_out, ga_error *error);
 
-/* Entry of an offered policy; GA_ERR_ARGUMENT otherwise. Static storage. */
+/* Entry of a policy; GA_ERR_ARGUMENT for an unknown kind. Static storage. */
 ga_status ga_policy_find(ga_policy_kind kind, const ga_policy **policy_out, ga_error *error);
 
 /* "absolute" | "quantile" | "advantage" → kind. GA_ERR_CONFIG. */
