@@ -12,7 +12,8 @@ typedef struct row {
     double reward;
     double mean;
     double variance;
-    double weight; /* min(1/π, clip); 0 where there is no reward */
+    double inverse; /* 1/π; 0 where there is no reward */
+    double weight;  /* min(1/π, clip) */
     int32_t rank;
     int32_t index;
     int32_t input; /* place among the outcomes */
@@ -22,8 +23,10 @@ typedef struct group {
     int32_t first; /* rows [first, end) */
     int32_t end;
     int32_t kept;
+    bool predicted;      /* every row */
     bool survivors_only; /* T is the mean over kept rows */
     double shrink;       /* B */
+    double centre;       /* m̄_g; 0 where a prediction is missing */
     double mean;         /* μ̂_g */
     double sigma;        /* σ̂ */
 } group;
@@ -37,7 +40,18 @@ typedef struct work {
     int32_t group_count;
     int32_t unrewarded_count;
     int32_t clipped_count;
+    int32_t credited_count;
 } work;
+
+/* What T is made of: sums over a group, or over a group without one of its rows. */
+typedef struct sums {
+    int32_t size;
+    int32_t kept;
+    double expected; /* Σ E f */
+    double weight;   /* Σ_kept w */
+    double offset;   /* Σ_kept w (f − E f) */
+    double seen;     /* Σ_kept f */
+} sums;
 
 static int compare_rows(const void *left, const void *right) {
     const row *a = left;
@@ -73,6 +87,7 @@ static ga_status read_outcome(work *w, const ga_outcome *outcome, int32_t input,
         .reward = rewarded ? outcome->reward : 0,
         .mean = predicted ? (double)outcome->mean : (double)NAN,
         .variance = predicted ? (double)outcome->variance : 0,
+        .inverse = inverse,
         .weight = fmin(inverse, w->options->clip),
         .rank = outcome->rank,
         .index = outcome->index,
@@ -85,6 +100,9 @@ static ga_status read_outcome(work *w, const ga_outcome *outcome, int32_t input,
 static double shrinkage(const ga_advantage_options *options, int32_t size, int32_t kept) {
     const double tau2 = options->tau2;
     const double sigma_r2 = options->sigma_r2;
+    if (options->estimator == GA_ESTIMATOR_PREDICTED) {
+        return 0;
+    }
     if (options->estimator != GA_ESTIMATOR_SHRUNK || kept == size || isnan(tau2) || isnan(sigma_r2)) {
         return 1;
     }
@@ -95,16 +113,24 @@ static double shrinkage(const ga_advantage_options *options, int32_t size, int32
     return denominator > 0 ? (tau2 + sigma_r2 / size) / denominator : 1;
 }
 
+/* Do rewards say all there is to say? Looking at a group's rewards because all happen to be kept would make
+ * the baseline `predicted` depend on who is kept. */
+static bool is_complete(const work *w, const group *g) {
+    return w->options->estimator == GA_ESTIMATOR_PREDICTED ? w->kept_count == w->count
+                                                           : g->kept == g->end - g->first;
+}
+
 static void close_group(work *w, int32_t first, int32_t end) {
     group *g = &w->groups[w->group_count++];
     *g = (group){.first = first, .end = end};
-    bool predicted = true;
+    double sum = 0;
     for (int32_t i = first; i < end; i++) {
         g->kept += is_kept(&w->rows[i]);
-        predicted = predicted && !isnan(w->rows[i].mean);
+        sum += w->rows[i].mean;
     }
-    g->survivors_only =
-        w->options->estimator == GA_ESTIMATOR_SURVIVORS || !predicted || g->kept == end - first;
+    g->predicted = !isnan(sum);
+    g->centre = g->predicted ? sum / (end - first) : 0;
+    g->survivors_only = w->options->estimator == GA_ESTIMATOR_SURVIVORS || !g->predicted || is_complete(w, g);
     g->shrink = g->survivors_only ? 1 : shrinkage(w->options, end - first, g->kept);
 }
 
@@ -124,37 +150,44 @@ static bool is_informed(const group *g) {
     return g->kept > 0 || !g->survivors_only;
 }
 
-/* Mean over kept rows of the reward's distance from `centre`, or of its square. */
-static double mean_of_kept(const work *w, const group *g, double centre, bool squared) {
-    double sum = 0;
-    for (int32_t i = g->first; i < g->end; i++) {
-        if (is_kept(&w->rows[i])) {
-            const double distance = w->rows[i].reward - centre;
-            sum += squared ? distance * distance : distance;
-        }
+/* Adds a row to the sums (sign 1) or takes it out (−1); f is the distance from `centre`, or its square. */
+static void add_row(sums *s, const row *r, double centre, bool squared, bool clipped, int32_t sign) {
+    const double predicted = isnan(r->mean) ? 0 : r->mean - centre;
+    const double expected = squared ? predicted * predicted + r->variance : predicted;
+    s->size += sign;
+    s->expected += sign * expected;
+    if (is_kept(r)) {
+        const double distance = r->reward - centre;
+        const double seen = squared ? distance * distance : distance;
+        const double weight = clipped ? r->weight : r->inverse;
+        s->kept += sign;
+        s->weight += sign * weight;
+        s->offset += sign * weight * (seen - expected);
+        s->seen += sign * seen;
     }
-    return g->kept > 0 ? sum / g->kept : 0;
+}
+
+static sums sum_group(const work *w, const group *g, double centre, bool squared, bool clipped) {
+    sums s = {0};
+    for (int32_t i = g->first; i < g->end; i++) {
+        add_row(&s, &w->rows[i], centre, squared, clipped, 1);
+    }
+    return s;
+}
+
+/* T of the rows that the sums are over; 0 where they tell nothing. */
+static double value_of(const group *g, const sums *s, double shrink) {
+    if (g->survivors_only) {
+        return s->kept > 0 ? s->seen / s->kept : 0;
+    }
+    const double offset = s->kept > 0 ? shrink * s->offset / s->weight : 0;
+    return s->expected / s->size + offset;
 }
 
 /* T(r − centre) or T((r − centre)²) of a group. */
 static double estimate(const work *w, const group *g, double centre, bool squared) {
-    if (g->survivors_only) {
-        return mean_of_kept(w, g, centre, squared);
-    }
-    double expected_sum = 0, offset_sum = 0, weight_sum = 0;
-    for (int32_t i = g->first; i < g->end; i++) {
-        const row *r = &w->rows[i];
-        const double predicted = r->mean - centre;
-        const double seen = r->reward - centre;
-        const double expected = squared ? predicted * predicted + r->variance : predicted;
-        expected_sum += expected;
-        if (is_kept(r)) {
-            offset_sum += r->weight * ((squared ? seen * seen : seen) - expected);
-            weight_sum += r->weight;
-        }
-    }
-    const double offset = weight_sum > 0 ? g->shrink * offset_sum / weight_sum : 0;
-    return expected_sum / (g->end - g->first) + offset;
+    const sums s = sum_group(w, g, centre, squared, true);
+    return value_of(g, &s, g->shrink);
 }
 
 /* Two passes: the second works with small numbers. */
@@ -178,8 +211,9 @@ static double share_of(const work *w, const group *g) {
     return w->options->estimator == GA_ESTIMATOR_SURVIVORS ? g->kept : g->end - g->first;
 }
 
+/* Σ_kept (r − centre)² */
 static double kept_square(const work *w, const group *g, double centre) {
-    return mean_of_kept(w, g, centre, true) * g->kept;
+    return sum_group(w, g, centre, true, true).seen;
 }
 
 /* One σ̂ for all rows. */
@@ -214,28 +248,120 @@ static void estimate_group_sigmas(work *w) {
     }
 }
 
-static double advantage_of(const work *w, const group *g, const row *r) {
-    if (!is_kept(r)) {
-        return 0;
+static void estimate_sigmas(work *w) {
+    if (w->options->fixed_sigma > 0) {
+        for (int32_t k = 0; k < w->group_count; k++) {
+            w->groups[k].sigma = w->options->fixed_sigma;
+        }
+    } else if (w->options->std_kind == GA_STD_GLOBAL) {
+        estimate_global_sigma(w);
+    } else {
+        estimate_group_sigmas(w);
     }
-    const double divisor = g->sigma + w->options->epsilon;
-    const double advantage = divisor > 0 ? (r->reward - g->mean) / divisor : 0;
-    if (w->options->weighting == GA_WEIGHT_ONE) {
-        return advantage;
-    }
-    return advantage * r->weight * w->kept_count / w->count;
 }
 
-static void write_rows(const work *w, double *advantage, double *baseline, double *row_sigma) {
+/* μ̂ of the others of the row's group, `all` being the group's sums about μ̂_g; μ̂_g where they tell nothing. */
+static double baseline_without(const work *w, const group *g, const row *r, const sums *all) {
+    sums others = *all;
+    add_row(&others, r, g->mean, false, true, -1);
+    if (others.size == 0 || (g->survivors_only && others.kept == 0)) {
+        return g->mean;
+    }
+    return g->mean + value_of(g, &others, shrinkage(w->options, others.size, others.kept));
+}
+
+/* Â_i without its divisor: the predicted distance from the group's mean, or from that of the others. */
+static double predicted_distance(const work *w, const group *g, const row *r) {
+    const int32_t size = g->end - g->first;
+    if (!w->options->prefix_credit || !g->predicted) {
+        return 0;
+    }
+    const double distance = r->mean - g->centre;
+    return w->options->leave_one_out && size > 1 ? distance * size / (size - 1) : distance;
+}
+
+static bool is_weighted(const ga_advantage_options *options) {
+    return options->prefix_credit || options->weighting == GA_WEIGHT_INVERSE;
+}
+
+/* Before κ, which needs the number of all rows that have an advantage. */
+static double advantage_of(work *w, const row *r, double baseline, double predicted, double divisor) {
+    if (divisor <= 0) {
+        return 0;
+    }
+    if (!is_kept(r)) {
+        w->credited_count += predicted != 0;
+        return predicted / divisor;
+    }
+    const double correction = r->reward - baseline - predicted;
+    return (predicted + (is_weighted(w->options) ? r->weight : 1) * correction) / divisor;
+}
+
+static void write_rows(work *w, double *advantage, double *baseline, double *row_sigma) {
     for (int32_t k = 0; k < w->group_count; k++) {
         const group *g = &w->groups[k];
+        const double divisor = g->sigma + w->options->epsilon;
+        const sums all = sum_group(w, g, g->mean, false, true);
         for (int32_t i = g->first; i < g->end; i++) {
-            const int32_t input = w->rows[i].input;
-            advantage[input] = advantage_of(w, g, &w->rows[i]);
-            baseline[input] = g->mean;
-            row_sigma[input] = g->sigma + w->options->epsilon;
+            const row *r = &w->rows[i];
+            const bool apart = w->options->leave_one_out && is_kept(r);
+            const double own_baseline = apart ? baseline_without(w, g, r, &all) : g->mean;
+            advantage[r->input] = advantage_of(w, r, own_baseline, predicted_distance(w, g, r), divisor);
+            baseline[r->input] = own_baseline;
+            row_sigma[r->input] = divisor;
         }
     }
+    const double taught = w->kept_count + w->credited_count;
+    for (int32_t i = 0; i < w->count && is_weighted(w->options); i++) {
+        advantage[i] *= taught / w->count;
+    }
+}
+
+/* Root mean square over rows of what the clip does to the baselines, in σ̂. */
+static double clip_shift(const work *w) {
+    double square = 0;
+    for (int32_t k = 0; k < w->group_count && w->clipped_count > 0; k++) {
+        const group *g = &w->groups[k];
+        if (!g->survivors_only && g->sigma > 0) {
+            const sums clipped = sum_group(w, g, g->mean, false, true);
+            const sums whole = sum_group(w, g, g->mean, false, false);
+            const double shift =
+                (value_of(g, &clipped, g->shrink) - value_of(g, &whole, g->shrink)) / g->sigma;
+            square += shift * shift * (g->end - g->first);
+        }
+    }
+    return w->count > 0 ? sqrt(square / w->count) : 0;
+}
+
+static double clip_left_out(const work *w, const double *baseline, const double *row_sigma) {
+    double sum = 0;
+    for (int32_t k = 0; k < w->group_count && is_weighted(w->options); k++) {
+        const group *g = &w->groups[k];
+        for (int32_t i = g->first; i < g->end; i++) {
+            const row *r = &w->rows[i];
+            if (r->inverse > r->weight && row_sigma[r->input] > 0) {
+                const double weighted = r->reward - baseline[r->input] - predicted_distance(w, g, r);
+                sum += (r->inverse - r->weight) * fabs(weighted) / row_sigma[r->input];
+            }
+        }
+    }
+    return w->count > 0 ? sum / w->count : 0;
+}
+
+static void summarise_shrinkage(const work *w, ga_advantage_report *report) {
+    double sum = 0;
+    int32_t partly_kept = 0;
+    report->shrink_mean = report->shrink_min = report->shrink_max = 1;
+    for (int32_t k = 0; k < w->group_count; k++) {
+        const group *g = &w->groups[k];
+        if (g->kept > 0 && g->kept < g->end - g->first) {
+            sum += g->shrink;
+            report->shrink_min = partly_kept > 0 ? fmin(report->shrink_min, g->shrink) : g->shrink;
+            report->shrink_max = partly_kept > 0 ? fmax(report->shrink_max, g->shrink) : g->shrink;
+            partly_kept++;
+        }
+    }
+    report->shrink_mean = partly_kept > 0 ? sum / partly_kept : 1;
 }
 
 static ga_advantage_report summarise(const work *w, const double *baseline, const double *row_sigma) {
@@ -245,23 +371,22 @@ static ga_advantage_report summarise(const work *w, const double *baseline, cons
         .group_count = w->group_count,
         .unrewarded_count = w->unrewarded_count,
         .clipped_count = w->clipped_count,
+        .credited_count = w->credited_count,
+        .clip_left_out = clip_left_out(w, baseline, row_sigma),
+        .clip_shift = clip_shift(w),
         .baseline = baseline,
         .row_sigma = row_sigma,
     };
-    double square = 0, shrink_sum = 0;
-    int32_t partly_kept = 0;
+    double square = 0;
     for (int32_t k = 0; k < w->group_count; k++) {
         const group *g = &w->groups[k];
         const int32_t size = g->end - g->first;
-        const bool partly = g->kept > 0 && g->kept < size;
         square += g->sigma * g->sigma * size;
-        partly_kept += partly;
-        shrink_sum += partly ? g->shrink : 0;
         report.fallback_group_count +=
-            w->options->estimator != GA_ESTIMATOR_SURVIVORS && g->survivors_only && g->kept < size;
+            w->options->estimator != GA_ESTIMATOR_SURVIVORS && !g->predicted && g->kept < size;
     }
     report.sigma = w->count > 0 ? sqrt(square / w->count) : 0;
-    report.shrink_mean = partly_kept > 0 ? shrink_sum / partly_kept : 1;
+    summarise_shrinkage(w, &report);
     return report;
 }
 
@@ -270,20 +395,22 @@ static bool is_variance(double value) {
 }
 
 static ga_status check_options(const ga_advantage_options *options, ga_error *error) {
-    const bool kinds_ok = (int)options->estimator >= 0 && options->estimator <= GA_ESTIMATOR_SURVIVORS &&
+    const bool kinds_ok = (int)options->estimator >= 0 && options->estimator <= GA_ESTIMATOR_PREDICTED &&
                           (int)options->weighting >= 0 && options->weighting <= GA_WEIGHT_INVERSE &&
                           (options->std_kind == GA_STD_GLOBAL || options->std_kind == GA_STD_GROUP);
     if (!kinds_ok) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "unknown estimator %d, weighting %d or standard deviation %d",
             (int)options->estimator, (int)options->weighting, (int)options->std_kind);
     }
-    const bool values_ok = options->clip >= 1 && isfinite(options->clip) && options->epsilon >= 0 &&
-                           isfinite(options->epsilon) && is_variance(options->tau2) &&
-                           is_variance(options->sigma_r2);
+    const bool values_ok = options->clip >= 1 && options->epsilon >= 0 && isfinite(options->epsilon) &&
+                           options->fixed_sigma >= 0 && isfinite(options->fixed_sigma) &&
+                           is_variance(options->tau2) && is_variance(options->sigma_r2);
     if (!values_ok) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
-            "advantage needs a finite clip ≥ 1 (%g), epsilon ≥ 0 (%g), variances ≥ 0 or NaN (%g, %g)",
-            options->clip, options->epsilon, options->tau2, options->sigma_r2);
+            "advantage needs a clip ≥ 1 (%g), epsilon ≥ 0 (%g), a fixed σ > 0 or 0 (%g), variances ≥ 0 or "
+            "NaN "
+            "(%g, %g)",
+            options->clip, options->epsilon, options->fixed_sigma, options->tau2, options->sigma_r2);
     }
     return GA_OK;
 }
@@ -311,11 +438,7 @@ ga_status ga_advantage_compute(const ga_advantage_options *options, const ga_out
         find_groups(&w);
     }
     estimate_means(&w);
-    if (options->std_kind == GA_STD_GLOBAL) {
-        estimate_global_sigma(&w);
-    } else {
-        estimate_group_sigmas(&w);
-    }
+    estimate_sigmas(&w);
     write_rows(&w, advantage_out, baseline, row_sigma);
     if (report_out != NULL) {
         *report_out = summarise(&w, baseline, row_sigma);
@@ -334,10 +457,11 @@ static int find_name(const char *name, const char *const *names, int count) {
 }
 
 ga_status ga_estimator_parse(const char *name, ga_estimator *estimator_out, ga_error *error) {
-    static const char *const names[] = {"shrunk", "difference", "survivors"};
-    const int found = find_name(name, names, 3);
+    static const char *const names[] = {"shrunk", "difference", "survivors", "predicted"};
+    const int found = find_name(name, names, 4);
     if (found < 0) {
-        return GA_FAIL(error, GA_ERR_CONFIG, "unknown estimator '%s': use shrunk, difference or survivors",
+        return GA_FAIL(error, GA_ERR_CONFIG,
+            "unknown estimator '%s': use shrunk, difference, survivors or predicted",
             name != NULL ? name : "");
     }
     *estimator_out = (ga_estimator)found;
