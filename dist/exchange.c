@@ -1,5 +1,6 @@
 #include "dist/exchange.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 _Static_assert(sizeof(ga_candidate) == 24, "a candidate is 24 bytes on the wire");
 _Static_assert(sizeof(ga_outcome) == 64, "an outcome is 64 bytes on the wire");
 _Static_assert(sizeof(ga_exchange_header) == 32, "no padding travels");
-_Static_assert(sizeof(ga_update_header) == 40, "no padding travels");
+_Static_assert(sizeof(ga_update_header) == 232, "no padding travels");
 
 /* A field of a header that all ranks must share. */
 typedef struct field {
@@ -49,7 +50,7 @@ static const layout update_layout = {"update", sizeof(ga_update_header), sizeof(
 
 /* What a parcel begins with: 32 bits name the kind and the version of the layout. */
 #define WIRE_MAGIC_BATCH UINT32_C(0x47410101)
-#define WIRE_MAGIC_UPDATE UINT32_C(0x47410201)
+#define WIRE_MAGIC_UPDATE UINT32_C(0x47410202)
 
 static uint32_t wire_magic(const layout *form) {
     return form == &batch_layout ? WIRE_MAGIC_BATCH : WIRE_MAGIC_UPDATE;
@@ -182,6 +183,35 @@ static void copy_rows(const layout *form, const ga_parcel *parcels, int32_t size
     }
 }
 
+static float read_float(const ga_parcel *parcel, size_t offset) {
+    float value;
+    memcpy(&value, (const char *)parcel->data + WIRE_HEAD_BYTES + offset, sizeof value);
+    return value;
+}
+
+static uint16_t read_u16(const ga_parcel *parcel, size_t offset) {
+    uint16_t value;
+    memcpy(&value, (const char *)parcel->data + WIRE_HEAD_BYTES + offset, sizeof value);
+    return value;
+}
+
+/* The callers' figures and counts, over all ranks. */
+static void join_figures(const ga_parcel *parcels, int32_t size, ga_exchange_report *report) {
+    for (size_t i = 0; i < GA_UPDATE_FIGURES; i++) {
+        const size_t offset = offsetof(ga_update_header, figures) + i * sizeof(float);
+        report->figure_max[i] = NAN;
+        for (int32_t rank = 0; rank < size; rank++) {
+            report->figure_max[i] = fmaxf(report->figure_max[i], read_float(&parcels[rank], offset));
+        }
+    }
+    for (size_t i = 0; i < GA_UPDATE_COUNTS; i++) {
+        const size_t offset = offsetof(ga_update_header, counts) + i * sizeof(uint16_t);
+        for (int32_t rank = 0; rank < size; rank++) {
+            report->count_sum[i] += read_u16(&parcels[rank], offset);
+        }
+    }
+}
+
 /* What of the headers is told and not enforced. */
 static void fill_report(
     const layout *form, const ga_parcel *parcels, int32_t size, ga_exchange_report *report) {
@@ -207,6 +237,7 @@ static void fill_report(
         report->probe_version_ready =
             ready < report->probe_version_ready ? ready : report->probe_version_ready;
     }
+    join_figures(parcels, size, report);
 }
 
 /* Header and rows as one parcel; freed by the caller. */

@@ -27,6 +27,10 @@ typedef struct ga_exchange_header {
     uint32_t reserved;      /* 0 */
 } ga_exchange_header;
 
+/* Of a caller's own figures and counts in the header of an update. */
+#define GA_UPDATE_FIGURES 8
+#define GA_UPDATE_COUNTS 80
+
 typedef struct ga_update_header {
     uint64_t update;      /* must be the same on all ranks, as the next three */
     uint64_t fingerprint; /* of the configuration */
@@ -34,9 +38,11 @@ typedef struct ga_update_header {
     uint32_t rows;        /* of this rank in the update; 0 is allowed */
     uint64_t checksum;    /* of the caller's state, reported and not enforced: after a late batch plans
                              may differ */
-    uint32_t probe_version_ready; /* newest version that this rank could swap in */
-    uint32_t flags;               /* caller's bits, per rank */
-} ga_update_header;
+    uint32_t probe_version_ready;      /* newest version that this rank could swap in */
+    uint32_t flags;                    /* caller's bits, per rank */
+    float figures[GA_UPDATE_FIGURES];  /* caller's, e.g. seconds; NaN: not known here. See figure_max */
+    uint16_t counts[GA_UPDATE_COUNTS]; /* caller's, e.g. of histograms. See count_sum */
+} ga_update_header;                    /* 232 bytes a rank and update */
 
 /* Written in every case, also beside an error. */
 typedef struct ga_exchange_report {
@@ -52,6 +58,9 @@ typedef struct ga_exchange_report {
     uint32_t probe_version_ready; /* the newest that all ranks have */
     bool checksums_agree;
     int32_t checksum_rank; /* the first rank whose checksum is not that of most; -1: all agree */
+    float figure_max[GA_UPDATE_FIGURES];  /* the largest that some rank knows: the slowest rank sets the pace;
+                                             NaN: none knows it */
+    uint64_t count_sum[GA_UPDATE_COUNTS]; /* over all ranks */
 } ga_exchange_report;
 
 /*
