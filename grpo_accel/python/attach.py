@@ -112,16 +112,19 @@ class Runtime:
             self._content_masks[key] = taps.content_mask(pipeline, prompt, text_tokens, t5_tokens)
         return self._content_masks[key]
 
+    def keeps_previews(self) -> bool:
+        """Whether the batch that is rolled out is one whose previews GRPO_ACCEL_SAVE_PREVIEWS asks for."""
+        return self.rank == 0 and len(self.open_rollouts) <= self.preview_batches
+
     def decided(self, rollout) -> None:
-        """Keeps the previews of an update's first batches where that was asked for (GRPO_ACCEL_SAVE_PREVIEWS)."""
-        batch = len(self.open_rollouts) - 1
-        images, scores = rollout.signals.preview_images, rollout.signals.scores.get("preview")
-        if batch >= self.preview_batches or self.rank != 0 or images is None or scores is None:
+        """Called after a batch's last decision."""
+        images, scores = rollout.signals.shown or (None, None)
+        if images is None or rollout.decision is None or np.isnan(scores).all():
             return
         try:
             previews.save(
-                self.run_dir / "previews", self.session.info().updates, batch, images, rollout.prompts,
-                rollout.decision.prediction, rollout.decision.kept, scores[:, 0],
+                self.run_dir / "previews", self.session.info().updates, len(self.open_rollouts) - 1, images,
+                rollout.prompts, rollout.decision.prediction, rollout.decision.kept, scores,
             )
         except Exception as error:
             self.degrade("previews could not be saved", error)

@@ -1,4 +1,4 @@
-"""Pairs of a state at the decision step and the latent it ended in: what the distilled adapter learns from."""
+"""Pairs of a state at a step of decision and the latent it ended in: what the distilled adapter learns from."""
 
 from __future__ import annotations
 
@@ -8,12 +8,25 @@ from dataclasses import dataclass
 import torch
 
 BYTES_MAX = 1 << 30  # of one rank's memory, whatever the number of pairs asked for
-HELD_EVERY = 8  # every eighth pair is never trained on
+HELD_EVERY = 8  # every eighth row is never trained on, at whichever step it was seen
+
+
+@dataclass
+class Seen:
+    """Rows as one step saw them: their states and what they seemed to become, [rows, …] each, and the noise level."""
+
+    states: torch.Tensor
+    previews: torch.Tensor
+    sigma: float
+
+    def of(self, rows) -> Seen:
+        """Those rows alone; `rows` is an int64 tensor on the states' device."""
+        return Seen(self.states.index_select(0, rows), self.previews.index_select(0, rows), self.sigma)
 
 
 @dataclass
 class Pair:
-    """One kept row, on the CPU in half precision: state and final [C, …], arguments by name without rows."""
+    """One kept row at one step, on the CPU in half precision: state and final [C, …], arguments by name without rows."""
 
     state: torch.Tensor
     final: torch.Tensor
@@ -35,7 +48,7 @@ class Pairs:
     def __init__(self, limit: int):
         self._limit = limit
         self._pairs = deque()
-        self._added = 0
+        self._rows_added = 0
         self._bytes = 0
         self._sharers = {}  # pairs by the arguments that they share
 
@@ -48,15 +61,21 @@ class Pairs:
     def held(self) -> list:
         return [pair for pair in self._pairs if pair.held]
 
-    def add(self, states, finals, previews, sigma: float, arguments: dict, prompts: list) -> None:
-        """One pair a row: states, finals, previews [rows, …], arguments {name: [rows, …]}, which a prompt shares."""
+    def add(self, seen: list, finals, arguments: dict, prompts: list) -> None:
+        """A pair for each row and each step that saw it (`seen`): finals [rows, …], arguments {name: [rows, …]}, which a prompt shares.
+
+        All pairs of a row are held back together, or none: they end in the same latent.
+        """
         shared = {}
         for row, prompt in enumerate(prompts):
             if prompt not in shared:
                 shared[prompt] = {name: _half(value[row]) for name, value in arguments.items()}
-            error = float((previews[row].float() - finals[row].float()).square().mean())
-            held = self._added % HELD_EVERY == HELD_EVERY - 1
-            self._push(Pair(_half(states[row]), _half(finals[row]), sigma, shared[prompt], error, held))
+            held = self._rows_added % HELD_EVERY == HELD_EVERY - 1
+            final = _half(finals[row])
+            for step in seen:
+                error = float((step.previews[row].float() - finals[row].float()).square().mean())
+                self._push(Pair(_half(step.states[row]), final, step.sigma, shared[prompt], error, held))
+            self._rows_added += 1
         while self._pairs and (len(self._pairs) > self._limit or self._bytes > BYTES_MAX):
             self._drop_oldest()
 
@@ -65,7 +84,6 @@ class Pairs:
         self._sharers[id(pair.arguments)] = sharers + 1
         self._bytes += pair.state.nbytes + pair.final.nbytes + (0 if sharers else _bytes_of(pair.arguments))
         self._pairs.append(pair)
-        self._added += 1
 
     def _drop_oldest(self) -> None:
         pair = self._pairs.popleft()

@@ -40,14 +40,23 @@ class HostScorer:
         self.function = function
         self.weights = weights
         self._build = build
-        self._chosen = {}
+        self._chosen = {}  # scorers by their names
+        self._failures = {}  # why there is none
 
     def only(self, names: tuple):
-        """The same scorer of these names alone, made once; the host's own where these are all of them."""
+        """The same scorer of these names alone; the host's own where these are all of them.
+
+        Made once, and tried once: it may load a model, which must not be repeated in each batch.
+        """
         if set(names) == set(self.weights):
             return self.function
-        if names not in self._chosen:
-            self._chosen[names] = self._build({name: self.weights[name] for name in names})
+        if names not in self._chosen and names not in self._failures:
+            try:
+                self._chosen[names] = self._build({name: self.weights[name] for name in names})
+            except Exception as error:
+                self._failures[names] = f"{type(error).__name__}: {error}"
+        if names in self._failures:
+            raise RuntimeError(f"the host makes no scorer of {', '.join(names)} alone: {self._failures[names]}")
         return self._chosen[names]
 
 

@@ -1,7 +1,7 @@
 """One batch of rollouts of this rank, from the first denoising step to its rewards.
 
-Nothing is put on the host's modules but hooks for the one call at the decision step. The sampler always sees the
-full batch: stopped rows get the denoiser's own input back as its output.
+Nothing is put on the host's modules but hooks for the one call at each step where the batch stops to look. The sampler
+always sees the full batch: stopped rows get the denoiser's own input back as its output.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import time
 
 import torch
 
+from .pairs import Seen
 from .policy import Call, Policy, prediction_of
 from .signals import Signals, Stopwatch
 
 
 class Rollout:
-    """rows B, doubled to R = 2B under guidance; after the decision only `kept` rows are denoised and decoded."""
+    """rows B, doubled to R = 2B under guidance. At each of the batch's steps the rows that still run are looked at and
+    a decision stops some of them; from there on only those that it keeps are denoised, and in the end decoded.
+
+    A batch without such steps rests: nothing is hooked, computed or decided.
+    """
 
     def __init__(self, runtime, taps, pipeline, prompts, metadata, noise_window=(-1, -1)):
         self.runtime = runtime
@@ -29,33 +34,32 @@ class Rollout:
         self.begun = False
         self.blocks = []
         self.text_tokens = 0
-        self.decision = None
-        self.decision_step = -1
+        self.decision = None  # the newest
         self.step = -1
         self.images = None
         self.timed = Stopwatch()
         self.signals = Signals(self)
-        self._calls = []  # of the decision step
+        self._steps_ahead = []  # at which the batch stops to look
+        self._calls = []  # of the step that is being looked at, with the rows that still run
+        self._answers = []  # (what the host got, what it had asked about), of all rows, one for each call
         self._calls_expected = 1  # a step; two where the host asks for both branches of guidance apart
         self._calls_of_first_step = 0
-        self._pair = None  # what the distilled adapter learns from, once the row's end is known
+        self._seen = []  # what the distilled adapter learns from, once the rows' ends are known
         self._timestep = None
         self._started_seconds = time.perf_counter()
 
     # ------------------------------------------------------------------ what the host calls
 
     def denoise(self, module, args, kwargs):
-        """The host's denoiser call, of all rows before the decision and of kept rows after it."""
+        """The host's denoiser call: of all rows before the first decision, of those that still run after it."""
         try:
-            plan = self._before_call(kwargs)
+            looks = self._before_call(kwargs)
         except Exception as error:  # the host's call must go on whatever we did wrong
             self.runtime.degrade("a batch could not be followed, so it is not pruned", error)
-            plan = "pass"
-        if plan == "decide":
-            return self._decide(module, args, kwargs)
-        if plan == "compact":
-            return self._denoise_kept(module, args, kwargs)
-        return module(*args, **kwargs)
+            return module(*args, **kwargs)
+        if looks:
+            return self._look(module, args, kwargs)
+        return self._denoise_running(module, args, kwargs)[0]
 
     def decode(self, latents, *args, **kwargs):
         """The host's VAE: kept rows are decoded, the others are zeros (grey after postprocessing)."""
@@ -80,10 +84,10 @@ class Rollout:
         if self.batch is None:
             self.runtime.session.missed_batch()
             return
-        if self.decision is None:
+        while self._steps_ahead:  # the host ended early: the other ranks wait for this one
             self._agree()
         self._take_images(images)
-        self._pair = None
+        self._seen = []
         self.timed.report(self.batch, time.perf_counter() - self._started_seconds)
 
     def kept(self) -> list:
@@ -101,25 +105,26 @@ class Rollout:
     def _pruned(self) -> bool:
         return self.decision is not None and self.decision.pruned
 
-    def _before_call(self, kwargs) -> str:
-        """Counts steps by the change of the timestep's value: "pass", "decide" or "compact"."""
+    def _before_call(self, kwargs) -> bool:
+        """Counts steps by the change of the timestep's value; True at a step where the batch stops to look."""
         timestep = float(kwargs["timestep"].flatten()[0])
         if timestep != self._timestep:
-            if self.step == 0:
-                self._calls_expected = min(self._calls_of_first_step, 2)
             self._timestep = timestep
-            self.step += 1
+            self._next_step()
         if self.step == 0:
             self._calls_of_first_step += 1
         if self.step == 0 and not self.begun:
             self.begun = True
             with self.timed("own"):
                 self._begin(kwargs)
-        if self._pruned():
-            return "compact"
-        if self.batch is not None and self.decision is None and self.step == self.decision_step:
-            return "decide"
-        return "pass"
+        return bool(self._steps_ahead) and self.step == self._steps_ahead[0]
+
+    def _next_step(self) -> None:
+        if self.step == 0:
+            self._calls_expected = min(self._calls_of_first_step, 2)
+        self.step += 1
+        while self._steps_ahead and self._steps_ahead[0] < self.step:  # it made fewer calls than it had promised
+            self._agree()
 
     def _begin(self, kwargs) -> None:
         taps, runtime = self.taps, self.runtime
@@ -142,76 +147,81 @@ class Rollout:
             hidden_values=2 * taps.hidden_width(denoiser), prompt_values=kwargs[taps.POOLED_ARGUMENT].shape[1],
             scores_per_preview=runtime.score_columns(), noise_window=self.noise_window,
         )
-        self.decision_step = self.batch.decision_step
+        self._steps_ahead = self.batch.steps()
 
-    # ------------------------------------------------------------------ the decision
+    # ------------------------------------------------------------------ looks and decisions
 
-    def _decide(self, module, args, kwargs):
-        """The full batch's call at the decision step, its signals, and the agreement with the other ranks."""
-        state = kwargs[self.taps.STATE_ARGUMENT]
+    def _look(self, module, args, kwargs):
+        """A call at a step where the batch stops to look, its signals, and the agreement with the other ranks."""
+        asked = kwargs[self.taps.STATE_ARGUMENT]
         prompted = self._calls_expected == 1 or len(self._calls) == self.taps.CONDITIONAL_CALL
-        handles = self.signals.watch(state.shape[0]) if prompted else []
+        handles = self.signals.watch(asked.shape[0] // self.rows) if prompted else []
         try:
-            output = module(*args, **kwargs)
+            output, call = self._denoise_running(module, args, kwargs)
         finally:
             for handle in handles:
                 handle.remove()
-        self._calls.append(Call(module, args, kwargs, prediction_of(output)))
+        self._calls.append(call)
+        self._answers.append((prediction_of(output), asked))
         if len(self._calls) < self._calls_expected:
             return output
         self._observe()
+        answers = self._answers
         self._agree()
-        try:
-            if self._pruned():
-                for call in self._calls:
-                    self._fill_stopped(call.prediction, call.kwargs[self.taps.STATE_ARGUMENT])
-        except Exception as error:
-            self.runtime.degrade("stopped rows keep what the denoiser said of them", error)
-        self._calls = []
+        self._fill_stopped(answers)
         return output
 
     def _observe(self) -> None:
         try:
-            policy = Policy(self.taps, self.pipeline, self.rows, self.step, self._calls)
+            running = self.kept()
+            policy = Policy(self.taps, self.pipeline, len(running), self.step, self._calls)
             self.signals.observe(policy)
             if self.runtime.distilled is not None and not self.runtime.distilled.dropped:
-                self._pair = (policy.state, policy.x0(), policy.sigma, self.runtime.distilled.arguments(policy))
+                arguments = self.runtime.distilled.arguments(policy)
+                self._seen.append((running, Seen(policy.state, policy.x0(), policy.sigma), arguments))
         except Exception as error:
             self.runtime.degrade("the signals of a batch could not be taken, so it is not pruned", error)
 
     def _agree(self) -> None:
-        """The collective of the batch; every rank comes here once, whatever went wrong before."""
+        """The collective of a look; every rank comes here once for each, whatever went wrong before."""
+        self._calls, self._answers = [], []
+        self.timed.report_signals(self.batch)
+        ahead = self._steps_ahead[1:]
         with self.timed("own"):
             try:
                 self.decision = self.batch.decide()
+                following = self.decision.next_step
+                ahead = [step for step in ahead if 0 <= following <= step]
             except Exception as error:
                 self.runtime.degrade("the ranks could not agree on a batch, so it is not pruned", error)
-        if self.decision is not None:
+        self._steps_ahead = ahead
+        if not ahead:
             self.runtime.decided(self)
-        self.signals.preview_images = None
+            self.signals.shown = None
 
     # ------------------------------------------------------------------ the ends of kept rows
 
     def _take_latents(self, scaled) -> None:
         """The final latents, as the host hands them to its decoder: for the record and for the distilled adapter."""
-        if self.batch is None or (self._pair is None and self.runtime.finals != "latent"):
+        wanted = self.runtime.finals == "latent" and self.signals.observed
+        if self.batch is None or not (self._seen or wanted):
             return
         try:
             config = self.pipeline.vae.config
             kept = self.kept()
-            rows = torch.tensor(kept, device=scaled.device)
             shift = getattr(config, "shift_factor", None) or 0.0
-            finals = (scaled.index_select(0, rows).float() - shift) * config.scaling_factor
-            if self.runtime.finals == "latent":
+            finals = (scaled.index_select(0, _index(scaled, kept)).float() - shift) * config.scaling_factor
+            if wanted:
                 self.batch.final(kept, finals)
-            if self._pair is not None:
-                state, x0, sigma, arguments = self._pair
-                arguments = {name: value.index_select(0, rows) for name, value in arguments.items()}
-                prompts = [self.prompts[row] for row in kept]
-                self.runtime.distilled.pairs.add(state[rows], finals, x0[rows], sigma, arguments, prompts)
+            if self._seen:
+                seen = [states.of(_index(finals, _places(kept, rows))) for rows, states, _ in self._seen]
+                rows, _, arguments = self._seen[-1]
+                places = _index(finals, _places(kept, rows))
+                arguments = {name: value.index_select(0, places) for name, value in arguments.items()}
+                self.runtime.distilled.pairs.add(seen, finals, arguments, [self.prompts[row] for row in kept])
         except Exception as error:
             self.runtime.degrade("the final latents of a batch could not be kept", error)
-        self._pair = None
+        self._seen = []
 
     def _take_images(self, images) -> None:
         if self.runtime.finals != "image":
@@ -228,7 +238,11 @@ class Rollout:
         copies = total_rows // self.rows
         return torch.tensor([copy * self.rows + row for copy in range(copies) for row in kept], device=device)
 
-    def _denoise_kept(self, module, args, kwargs):
+    def _denoise_running(self, module, args, kwargs) -> tuple:
+        """(what the host gets, of all rows; the call as it was made, of the rows that still run)."""
+        if not self._pruned():
+            output = module(*args, **kwargs)
+            return output, Call(module, args, kwargs, prediction_of(output))
         state = kwargs[self.taps.STATE_ARGUMENT]
         indices = self._indices(state.shape[0], state.device)
         compact = {
@@ -239,14 +253,32 @@ class Rollout:
         part = prediction_of(output)
         full = state.to(part.dtype, copy=True)
         full.index_copy_(0, indices, part)
+        call = Call(module, args, compact, part)
         if isinstance(output, tuple):
-            return (full, *output[1:])
+            return (full, *output[1:]), call
         output.sample = full
-        return output
+        return output, call
 
-    def _fill_stopped(self, prediction, state) -> None:
+    def _fill_stopped(self, answers: list) -> None:
         """Stopped rows get the denoiser's input as its output, from this step on: finite and reproducible."""
-        kept = torch.zeros(self.rows, dtype=torch.bool, device=state.device)
-        kept[self.decision.kept] = True
-        stopped = (~kept).repeat(state.shape[0] // self.rows)
-        prediction[stopped] = state[stopped].to(prediction.dtype)
+        if not self._pruned():
+            return
+        try:
+            for prediction, state in answers:
+                kept = torch.zeros(self.rows, dtype=torch.bool, device=state.device)
+                kept[self.decision.kept] = True
+                stopped = (~kept).repeat(state.shape[0] // self.rows)
+                prediction[stopped] = state[stopped].to(prediction.dtype)
+        except Exception as error:
+            self.runtime.degrade("stopped rows keep what the denoiser said of them", error)
+
+
+def _index(tensor, rows: list):
+    """int64 [rows] on the tensor's device."""
+    return torch.tensor(rows, device=tensor.device)
+
+
+def _places(rows: list, among: list) -> list:
+    """Where `rows` stand in `among`, which has all of them."""
+    place = {row: position for position, row in enumerate(among)}
+    return [place[row] for row in rows]

@@ -1,4 +1,4 @@
-"""What one batch shows at the decision step: features, and scores of guessed images.
+"""What one batch shows at each step where it stops to look: features, and scores of guessed images.
 
 Every signal is guarded by itself: what fails is missing in the record, and the batch is not pruned.
 """
@@ -22,7 +22,8 @@ class Stopwatch:
     """Seconds of the main thread by name, with the device's queue run dry at both ends."""
 
     def __init__(self):
-        self.seconds = {"own": 0.0, "features": 0.0, **{name: 0.0 for name in GUESSES}}
+        self.seconds = dict.fromkeys(("own", "features", *GUESSES), 0.0)
+        self._reported = dict.fromkeys(("features", *GUESSES), 0.0)
 
     @contextmanager
     def __call__(self, name: str, device=None):
@@ -34,13 +35,18 @@ class Stopwatch:
             _settle(device)
             self.seconds[name] += time.perf_counter() - started
 
+    def report_signals(self, batch) -> None:
+        """Hands the batch what signals took since the last report: before each decision, those that it is based on."""
+        taken = {name: self.seconds[name] - self._reported[name] for name in self._reported}
+        batch.seconds(PHASES["signal"], sum(taken[name] for name in GUESSES))
+        for name, seconds in taken.items():
+            batch.seconds(PHASES[name], seconds)
+        self._reported = {name: self.seconds[name] for name in taken}
+
     def report(self, batch, total_seconds: float) -> None:
-        """Hands the batch its phases: the host's denoising is what is left of the whole."""
-        signal = sum(self.seconds[name] for name in GUESSES)
-        batch.seconds(PHASES["denoise"], total_seconds - signal - self.seconds["own"] - self.seconds["features"])
-        batch.seconds(PHASES["signal"], signal)
-        for name in ("features", *GUESSES):
-            batch.seconds(PHASES[name], self.seconds[name])
+        """Hands the batch what is left: the host's denoising is the whole without all that was timed."""
+        self.report_signals(batch)
+        batch.seconds(PHASES["denoise"], total_seconds - sum(self.seconds.values()))
 
 
 def _settle(device) -> None:
@@ -49,21 +55,27 @@ def _settle(device) -> None:
 
 
 class Signals:
-    """The signals of one rollout batch, each taken where the run's configuration wants it."""
+    """The signals of one rollout batch, each taken where the run's configuration wants it.
+
+    Tensors and scores are of the rows that still run, `Rollout.kept`, in their order.
+    """
 
     def __init__(self, rollout):
         self._rollout = rollout
         self._runtime = rollout.runtime
         self._taps = rollout.taps
-        self.preview_images = None
-        self.scores = {}  # float64 [rows, columns] by signal
+        self.observed = False  # some step was looked at
+        self.scores = {}  # float64 [running, columns] by signal, of the newest look
+        self.shown = None  # (images, combined scores) of the previews, [rows, …]: each row's newest, where wanted
+        self._audited = None  # see audited_scores
 
     # ------------------------------------------------------------------ during the denoiser's call
 
-    def watch(self, total_rows: int) -> list:
-        """Hooks for the one call that carries the prompt; the caller removes them after it."""
+    def watch(self, copies: int) -> list:
+        """Hooks for the one call that carries the prompt, and each row `copies` times; the caller removes them."""
         handles = []
-        rows = conditional_rows(self._taps, total_rows, self._rollout.rows)
+        running = len(self._rollout.kept())
+        rows = conditional_rows(self._taps, copies * running, running)
         if self._runtime.wants("attention"):
             self._guard("attention could not be tapped", self._watch_attention, handles, rows)
         if self._runtime.wants("hidden"):
@@ -86,11 +98,11 @@ class Signals:
             handles.append(rollout.blocks[block][1].register_forward_pre_hook(hook, with_kwargs=True))
 
     def _content(self):
-        """uint8 [rows, text tokens], 1 where a token belongs to the prompt's own words."""
+        """uint8 [running, text tokens], 1 where a token belongs to the prompt's own words."""
         rollout = self._rollout
         masks = [
-            self._runtime.content_mask(rollout.pipeline, self._taps, prompt, rollout.text_tokens)
-            for prompt in rollout.prompts
+            self._runtime.content_mask(rollout.pipeline, self._taps, rollout.prompts[row], rollout.text_tokens)
+            for row in rollout.kept()
         ]
         return torch.tensor(masks, dtype=torch.uint8)
 
@@ -121,6 +133,7 @@ class Signals:
     # ------------------------------------------------------------------ after it
 
     def observe(self, policy) -> None:
+        self.scores = {}
         with self._rollout.timed("features", policy.device):
             for name in ("x0", "cfg", "prompt", "state"):
                 wanted = self._runtime.finals == "latent" if name == "state" else self._runtime.wants(name)
@@ -128,6 +141,9 @@ class Signals:
                     self._guard(f"{name} of a batch could not be taken", getattr(self, f"_observe_{name}"), policy)
         if any(self._runtime.wants(name) for name in GUESSES):
             self._guard("generators could not be kept", self._observe_guesses, policy)
+        if not self.observed:  # the one look at which all rows still run
+            self._audited = self._pair_of_scores()
+        self.observed = True
 
     def _observe_x0(self, policy) -> None:
         self._rollout.batch.observe_latent(policy.state, policy.velocity, policy.sigma)
@@ -154,6 +170,8 @@ class Signals:
                         self.scores[name] = self._guard(f"the {name} of a batch could not be scored", job.result)
         if self._runtime.wants("distilled") and "distilled" not in pending:
             self.scores["distilled"] = self.scores.get("preview")
+        if self.shown is not None and self.scores.get("preview") is not None:
+            self.shown[1][self._rollout.kept()] = self.scores["preview"][:, 0]
         for name, scores in self.scores.items():
             if scores is not None and self._runtime.wants(name):
                 observe = self._rollout.batch.observe_scores
@@ -179,15 +197,31 @@ class Signals:
             "distilled": lambda: runtime.distilled.final_latent(policy),
         }[name]()
         images = runtime.previewer.decode(rollout.pipeline, latent)
-        if name == "preview":
-            self.preview_images = images
-        return runtime.previewer.start(images, rollout.prompts, rollout.metadata)
+        running = rollout.kept()
+        if name == "preview" and runtime.keeps_previews():
+            self._show(running, images)
+        prompts, metadata = ([values[row] for row in running] for values in (rollout.prompts, rollout.metadata))
+        return runtime.previewer.start(images, prompts, metadata)
+
+    def _show(self, running: list, images) -> None:
+        rows = self._rollout.rows
+        if self.shown is None:
+            self.shown = images.new_zeros((rows, *images.shape[1:])), np.full(rows, np.nan)
+        self.shown[0][running] = images
 
     def audited_scores(self):
-        """float32 [rows, 2]: combined scores of distilled and preview, NaN where the distilled one did not speak."""
+        """float32 [rows, 2]: combined scores of distilled and preview at the batch's first look, where all rows ran.
+
+        NaN where the distilled signal did not speak, or nobody looked.
+        """
+        if self._audited is None:
+            return np.full((self._rollout.rows, 2), np.nan, dtype=np.float32)
+        return self._audited
+
+    def _pair_of_scores(self):
         pair = [self.scores.get(name) for name in ("distilled", "preview")]
         if any(scores is None for scores in pair) or pair[0] is pair[1]:
-            return np.full((self._rollout.rows, 2), np.nan, dtype=np.float32)
+            return None
         return np.stack([scores[:, 0] for scores in pair], axis=1).astype(np.float32)
 
 

@@ -16,7 +16,7 @@ import torch  # noqa: E402
 
 mini_flow_grpo.use_its_modules()
 pytest.importorskip("grpo_accel")
-from grpo_accel import distilled, lora, policy, taps_sd3  # noqa: E402
+from grpo_accel import distilled, lora, pairs, policy, taps_sd3  # noqa: E402
 
 MODEL = mini_flow_grpo.ROOT / "experiments" / "shapes" / "models" / "sd3"
 STEPS, DECISION = 10, 3
@@ -86,7 +86,7 @@ def fill(adapter, pipeline, batches, rows=8, first_seed=0):
         chosen = [prompts[(97 * (batch + first_seed) + 13 * (row // 4)) % len(prompts)] for row in range(rows)]
         met, finals = roll_out(pipeline, chosen, first_seed + batch)
         adapter.meet(met)
-        adapter.pairs.add(met.state, finals, met.x0(), met.sigma, adapter.arguments(met), chosen)
+        adapter.pairs.add([pairs.Seen(met.state, met.x0(), met.sigma)], finals, adapter.arguments(met), chosen)
     return met, finals
 
 
@@ -263,13 +263,11 @@ def test_group_correlation_is_that_of_scipy():
 
 
 def test_pairs_are_bounded_and_share_what_a_prompt_shares(monkeypatch):
-    from grpo_accel import pairs
-
     store = pairs.Pairs(10)
     rows = torch.arange(6.0)[:, None].expand(6, 4)
     for batch in range(4):
         text = {"text": torch.full((6, 3, 2), float(batch))}
-        store.add(rows, rows + 1, rows, 0.7, text, ["a", "b", "a", "b", "a", "b"])
+        store.add([pairs.Seen(rows, rows, 0.7)], rows + 1, text, ["a", "b", "a", "b", "a", "b"])
     assert len(store) == 10 and len(store.held()) + len(store.trained()) == 10 and len(store.held()) >= 1
     newest = list(store._pairs)[-6:]
     assert newest[0].arguments is newest[2].arguments and newest[0].arguments is not newest[1].arguments
@@ -278,7 +276,7 @@ def test_pairs_are_bounded_and_share_what_a_prompt_shares(monkeypatch):
         {id(p.arguments): p.arguments["text"].nbytes for p in store._pairs}.values()
     )
     monkeypatch.setattr(pairs, "BYTES_MAX", 100)
-    store.add(rows, rows, rows, 0.7, {"text": torch.zeros(6, 3, 2)}, list("aaaaaa"))
+    store.add([pairs.Seen(rows, rows, 0.7)], rows, {"text": torch.zeros(6, 3, 2)}, list("aaaaaa"))
     assert 0 < len(store) < 10 and store._bytes <= 100
 
 

@@ -233,7 +233,7 @@ def apart(pipeline, noise_level=0.7, **arguments):
 
 @pytest.mark.parametrize("kept", [None, KEPT])
 def test_a_host_that_asks_twice_a_step(pipeline, attach, kept):
-    attachment, session = attach(["cfg", "hidden", "attention", "preview", "lookahead"], kept=kept, finals=1)
+    attachment, session = attach(["cfg", "hidden", "attention", "preview", "lookahead"], kept=kept and [kept], finals=1)
     embeds = encode(pipeline)
     host()
     plain = sample(apart, pipeline, embeds, 2.5)
@@ -282,7 +282,7 @@ def test_no_signal_changes_a_bit_of_the_host(pipeline, attach, guidance, tmp_pat
     """Kept rows, random streams, scheduler, parameters, gradients and modules: with all signals as with one feature."""
     seen = []
     for inputs in (["x0"], ALL):
-        attachment, session = attach(inputs, kept=KEPT)
+        attachment, session = attach(inputs, kept=[KEPT])
         function, _ = host()
         sample(function, pipeline, encode(pipeline), guidance)
         meet_the_tracker()  # the distilled adapter learns here
@@ -413,7 +413,7 @@ def test_what_fails_is_missing_and_the_host_goes_on(pipeline, attach, capfd):
 
 @pytest.mark.parametrize("finals", [1, 2])
 def test_ends_of_kept_rows(pipeline, attach, finals):
-    _, session = attach(["x0"], kept=KEPT, finals=finals)
+    _, session = attach(["x0"], kept=[KEPT], finals=finals)
     images, latents, _ = sample(host()[0], pipeline, encode(pipeline), 2.5)
     (batch,) = session.batches
     assert batch.final_seen[0] == KEPT
@@ -425,7 +425,7 @@ def test_ends_of_kept_rows(pipeline, attach, finals):
 
 
 def test_the_step_is_the_batchs_own_and_the_noise_window_is_passed_on(pipeline, attach):
-    _, session = attach(["x0"], decision_step=4)
+    _, session = attach(["x0"], steps=[4])
     from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob_fast import pipeline_with_logprob
 
     latents = sample(host()[0], pipeline, encode(pipeline), 1.0)[1]
@@ -485,7 +485,7 @@ def test_signals_on_a_device(pipeline, attach, capfd):
     on_device = copy.copy(pipeline)
     on_device.to("cuda")
     try:
-        attachment, session = attach(ALL, kept=KEPT, finals=1)
+        attachment, session = attach(ALL, kept=[KEPT], finals=1)
         for _ in range(2):
             with torch.autocast("cuda", dtype=torch.float16):
                 result = sample(host()[0], on_device, encode(on_device), 2.5)

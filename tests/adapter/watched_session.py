@@ -5,64 +5,95 @@ from types import SimpleNamespace
 INPUTS = ("attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled")
 
 
+class Look:
+    """What a batch was shown at one of its steps, and what was reported by the time of the decision."""
+
+    def __init__(self):
+        self.attention, self.vectors, self.scores = [], {}, {}
+        self.latent = self.guidance = self.state_seen = None
+        self.phases = {}
+
+
 class Batch:
+    """`looks` has one entry a decision; what is asked of the batch itself is of the newest one."""
+
     def __init__(self, session, options):
         self.session = session
         self.options = options
         self.rows = options["rows"]
-        self.decision_step = session.decision_step
-        self.attention, self.vectors, self.scores = [], {}, {}
-        self.latent = self.guidance = self.state_seen = self.final_seen = None
+        self.kept = list(range(self.rows))
+        self.looks = [Look()]
+        self.decided = 0
+        self.final_seen = None
         self.phases, self.rewards = {}, {}
         self.abandoned = False
+
+    def __getattr__(self, name):
+        return getattr(self.looks[-1], name)
 
     def blocks(self):
         return [0, 2]
 
+    def steps(self):
+        return list(self.session.steps)
+
+    def _look(self, *tensors):
+        assert all(len(tensor) == len(self.kept) for tensor in tensors), "rows that still run, no other ones"
+        if len(self.looks) == self.decided:
+            self.looks.append(Look())
+        return self.looks[-1]
+
     def observe_attention(self, tap, query, key_image, key_text, content):
-        self.attention.append((tap, query.clone(), key_image.clone(), key_text.clone(), content))
+        look = self._look(query, key_image, key_text, content)
+        look.attention.append((tap, query.clone(), key_image.clone(), key_text.clone(), content))
 
     def observe_latent(self, latent, velocity, sigma):
-        self.latent = latent.clone(), velocity.clone(), sigma
+        self._look(latent, velocity).latent = latent.clone(), velocity.clone(), sigma
 
     def observe_guidance(self, conditional, unconditional):
-        self.guidance = conditional.clone(), unconditional.clone()
+        self._look(conditional, unconditional).guidance = conditional.clone(), unconditional.clone()
 
     def observe_vectors(self, name, vectors):
-        self.vectors[name] = vectors.clone()
+        self._look(vectors).vectors[name] = vectors.clone()
 
     def observe_scores(self, name, scores):
-        self.scores[name] = scores.copy()
+        self._look(scores).scores[name] = scores.copy()
 
     def state(self, latent):
-        self.state_seen = latent.clone()
+        self._look(latent).state_seen = latent.clone()
 
     def final(self, rows, finals):
         self.final_seen = list(rows), finals.clone()
 
     def decide(self):
-        kept = self.session.kept if self.session.kept is not None else list(range(self.rows))
+        look = self._look()
+        look.phases = dict(self.phases)
+        plan = self.session.kept
+        if plan is not None and self.decided < len(plan):
+            self.kept = plan[self.decided]
+        self.decided += 1
+        steps = self.session.steps
         return SimpleNamespace(
-            rows=self.rows, kept=kept, prediction=[0.0] * self.rows, pruned=len(kept) < self.rows, audited=False,
-            reason="",
+            rows=self.rows, kept=self.kept, prediction=[0.0] * self.rows, pruned=len(self.kept) < self.rows,
+            audited=False, reason="", next_step=steps[self.decided] if self.decided < len(steps) else -1,
         )
 
     def reward(self, scorer, rows, values):
         self.rewards[scorer] = dict(zip(rows, values))
 
     def seconds(self, phase, seconds):
-        self.phases[phase] = seconds
+        self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
     def abandon(self):
         self.abandoned = True
 
 
 class Session:
-    """kept: rows that go on, none: all of them. Fields of `info` as keywords."""
+    """steps: at which batches look; kept: rows that go on after each, none: all. Fields of `info` as keywords."""
 
-    def __init__(self, run_dir, inputs, kept=None, decision_step=2, **fields):
+    def __init__(self, run_dir, inputs, kept=None, steps=(2,), **fields):
         self.kept = kept
-        self.decision_step = decision_step
+        self.steps = steps
         self.batches = []
         self.missed = 0
         bits = sum(1 << INPUTS.index(name) for name in inputs)
