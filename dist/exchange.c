@@ -30,14 +30,14 @@ typedef struct layout {
     size_t rank_offset;  /* of `rank` in a row */
     size_t index_offset; /* of `index` in a row */
     int32_t field_count;
-    field fields[4];
+    field fields[5];
 } layout;
 
 static const layout batch_layout = {"batch", sizeof(ga_exchange_header), sizeof(ga_candidate),
     offsetof(ga_exchange_header, rows), offsetof(ga_exchange_header, flags), offsetof(ga_candidate, rank),
-    offsetof(ga_candidate, index), 4,
+    offsetof(ga_candidate, index), 5,
     {{"fingerprint", offsetof(ga_exchange_header, fingerprint), 8},
-        {"batch", offsetof(ga_exchange_header, batch), 8},
+        {"batch", offsetof(ga_exchange_header, batch), 8}, {"stage", offsetof(ga_exchange_header, stage), 4},
         {"probe_version", offsetof(ga_exchange_header, probe_version), 4},
         {"rows", offsetof(ga_exchange_header, rows), 4}}};
 

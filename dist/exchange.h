@@ -19,12 +19,12 @@
 #include "grpo_accel/base/flow.h"
 
 typedef struct ga_exchange_header {
-    uint64_t batch;         /* must be the same on all ranks, as the next three */
+    uint64_t batch;         /* must be the same on all ranks, as the next three, and the stage */
     uint64_t fingerprint;   /* of the configuration */
     uint32_t probe_version; /* that made the predictions */
     uint32_t rows;          /* of this rank in the batch; 0 is allowed */
     uint32_t flags;         /* caller's bits, per rank: see flags_any and flags_all */
-    uint32_t reserved;      /* 0 */
+    uint32_t stage;         /* which decision of the batch, from 0 */
 } ga_exchange_header;
 
 /* Of a caller's own figures and counts in the header of an update. */

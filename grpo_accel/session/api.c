@@ -2,7 +2,6 @@
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/compute/torch.h"
 #include "grpo_accel/session/batch.h"
-#include "grpo_accel/session/decide.h"
 #include "grpo_accel/session/session.h"
 #include "grpo_accel/session/update.h"
 
@@ -46,7 +45,9 @@ ga_status ga_session_get_info(const ga_session *session, ga_session_info *info) 
         return GA_ERR_ARGUMENT;
     }
     const ga_config *config = session->config;
-    info->mode = (int32_t)session->mode;
+    const bool works = session->mode == GA_MODE_SHADOW || session->mode == GA_MODE_PRUNE;
+    const ga_mode in_force = session->strategy.prune ? GA_MODE_PRUNE : GA_MODE_SHADOW;
+    info->mode = (int32_t)(works ? in_force : session->mode);
     info->rank = session->rank;
     info->world_size = session->world_size;
     info->decision_step = ga_session_decision_step(session);
@@ -113,8 +114,17 @@ ga_status ga_batch_observe_latent(
     return ga_batch_take_latent(batch, latent, velocity, sigma, error);
 }
 
+ga_status ga_batch_get_steps(const ga_batch *batch, const int32_t **steps_out, int32_t *count_out) {
+    if (batch == NULL || steps_out == NULL || count_out == NULL) {
+        return GA_ERR_ARGUMENT;
+    }
+    *steps_out = batch->steps;
+    *count_out = batch->look_count;
+    return GA_OK;
+}
+
 int32_t ga_batch_decision_step(const ga_batch *batch) {
-    return batch != NULL ? ga_session_decision_step(batch->session) : -1;
+    return batch != NULL && batch->look_count > 0 ? batch->steps[0] : -1;
 }
 
 ga_status ga_batch_observe_guidance(
@@ -161,7 +171,7 @@ ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *
     ga_error_clear(error);
     NEEDS(error, batch != NULL);
     NEEDS(error, decision_out != NULL && decision_out->size == sizeof *decision_out);
-    NEEDS(error, !batch->decided);
+    NEEDS(error, batch->look_now < batch->look_count);
     ga_batch_choose(batch);
     decision_out->rows = batch->rows;
     decision_out->kept_count = batch->kept_count;
@@ -170,6 +180,7 @@ ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *
     decision_out->audited = batch->audited;
     decision_out->pruned = batch->pruned;
     decision_out->reason = batch->reason;
+    decision_out->next_step = batch->look_now < batch->look_count ? batch->steps[batch->look_now] : -1;
     return GA_OK;
 }
 
@@ -195,9 +206,7 @@ void ga_batch_abandon(ga_batch *batch) {
     if (batch == NULL) {
         return;
     }
-    if (!batch->decided && ga_decide_collective(batch->session)) {
-        ga_world_skip(batch->session->world);
-    }
+    ga_batch_skip_rest(batch);
     ga_batch_drop(batch);
 }
 

@@ -6,11 +6,8 @@
 
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/base/digest.h"
-#include "grpo_accel/capture/capture.h"
-#include "grpo_accel/feature/feature.h"
 #include "grpo_accel/session/decide.h"
 #include "grpo_accel/session/prepare.h"
-#include "grpo_accel/session/provider.h"
 #include "grpo_accel/session/update.h"
 
 /* ---- beginning ---- */
@@ -45,7 +42,6 @@ static ga_status name_rows(ga_batch *batch, const ga_batch_options *options, ga_
 
 static ga_status take_memory(ga_batch *batch, ga_error *error) {
     const size_t rows = ga_size(batch->rows);
-    const ga_feature_schema *schema = &batch->session->schema;
     batch->row = ga_arena_take(batch->arena, rows, sizeof *batch->row);
     batch->prompts = ga_arena_take(batch->arena, rows, sizeof *batch->prompts);
     batch->prediction = ga_arena_take(batch->arena, rows, sizeof *batch->prediction);
@@ -54,12 +50,10 @@ static ga_status take_memory(ga_batch *batch, ga_error *error) {
     batch->inclusion = ga_arena_take(batch->arena, rows, sizeof *batch->inclusion);
     batch->kept_rows = ga_arena_take(batch->arena, rows, sizeof *batch->kept_rows);
     batch->combined = ga_arena_take(batch->arena, rows, sizeof *batch->combined);
-    batch->block = (ga_feature_block){.schema = schema,
-        .rows = batch->rows,
-        .values = ga_arena_take(batch->arena, rows * ga_size(schema->values_per_row) + 1, sizeof(ga_half))};
+    batch->looks_met = ga_arena_take(batch->arena, rows, sizeof *batch->looks_met);
     const bool complete = batch->row != NULL && batch->prompts != NULL && batch->prediction != NULL &&
                           batch->variance != NULL && batch->kept != NULL && batch->inclusion != NULL &&
-                          batch->kept_rows != NULL && batch->combined != NULL && batch->block.values != NULL;
+                          batch->kept_rows != NULL && batch->combined != NULL && batch->looks_met != NULL;
     if (!complete) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for %d rows of batch %llu", (int)batch->rows,
             (unsigned long long)batch->number);
@@ -79,7 +73,7 @@ static void start_kept(ga_batch *batch) {
     }
     batch->kept_count = batch->rows;
     batch->audited = true;
-    batch->reason = "not decided";
+    batch->reason = batch->look_count > 0 ? "not decided" : "rests";
 }
 
 static ga_status fill_batch(ga_batch *batch, const ga_batch_options *options, ga_error *error) {
@@ -90,10 +84,9 @@ static ga_status fill_batch(ga_batch *batch, const ga_batch_options *options, ga
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a batch");
     }
     GA_TRY(take_memory(batch, error));
-    ga_feature_clear(&batch->block); /* what is not observed is not known, and not zero */
     GA_TRY(name_rows(batch, options, error));
     start_kept(batch);
-    return GA_OK;
+    return ga_batch_make_looks(batch, error);
 }
 
 ga_status ga_batch_open(
@@ -144,105 +137,6 @@ void ga_batch_free(ga_batch *batch) {
     free(batch);
 }
 
-/* ---- observing ---- */
-
-static bool wants(const ga_batch *batch, ga_input input) {
-    return (batch->session->config->probe.inputs & GA_INPUT_BIT(input)) != 0;
-}
-
-static const char *const input_names[] = {
-    "attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled"};
-_Static_assert(sizeof input_names / sizeof *input_names == GA_INPUT_COUNT, "an input has no name");
-
-static ga_status need(const ga_batch *batch, ga_input input, ga_error *error) {
-    return wants(batch, input) ? GA_OK
-                               : GA_FAIL(error, GA_ERR_ARGUMENT,
-                                     "input %s is not wanted: probe.inputs has none", input_names[input]);
-}
-
-/* Books time that began at `started_seconds`, and an input as complete. */
-static void book(ga_batch *batch, ga_input input, bool complete, double started_seconds) {
-    const double seconds = ga_clock_now(batch->session->clock) - started_seconds;
-    batch->own_seconds += seconds;
-    batch->feature_seconds += seconds;
-    batch->observed |= complete ? GA_INPUT_BIT(input) : 0u;
-}
-
-/* What room capture checked, as room feature takes it. */
-static ga_attention_views views_of(const ga_capture_attention *captured, uint32_t statistics) {
-    return (ga_attention_views){.rows = captured->rows,
-        .heads = captured->heads,
-        .image_tokens = captured->image_tokens,
-        .text_tokens = captured->text_tokens,
-        .head_size = captured->head_size,
-        .query = &captured->query,
-        .key_image = captured->has_image_keys ? &captured->key_image : NULL,
-        .key_text = &captured->key_text,
-        .content = captured->content,
-        .statistics = statistics};
-}
-
-ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
-    const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error) {
-    ga_session *session = batch->session;
-    if (!wants(batch, GA_INPUT_ATTENTION) || tap < 0 || tap >= session->block_count) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT, "attention of tap %d is not wanted (%d blocks are tapped)",
-            (int)tap, (int)session->block_count);
-    }
-    const double started_seconds = ga_clock_now(session->clock);
-    ga_session_meet_device(session, query->device, query->device_index);
-    ga_capture_attention captured;
-    GA_TRY(ga_capture_attention_take(query, key_image, key_text, content, batch->rows, &captured, error));
-    const ga_attention_views views = views_of(&captured, session->config->probe.statistics);
-    GA_TRY(ga_feature_put_attention(&batch->block, tap, &views, session->shapes.token_height,
-        session->shapes.token_width, session->compute, batch->arena, error));
-    batch->taps_observed++;
-    book(batch, GA_INPUT_ATTENTION, batch->taps_observed == session->block_count, started_seconds);
-    return GA_OK;
-}
-
-ga_status ga_batch_take_latent(
-    ga_batch *batch, const ga_tensor *latent, const ga_tensor *velocity, double sigma, ga_error *error) {
-    GA_TRY(need(batch, GA_INPUT_X0, error));
-    const double started_seconds = ga_clock_now(batch->session->clock);
-    ga_capture_latent captured;
-    GA_TRY(ga_capture_latent_take(latent, velocity, sigma, batch->rows, &captured, error));
-    GA_TRY(ga_feature_put_x0(
-        &batch->block, &captured.latent, &captured.velocity, captured.sigma, batch->arena, error));
-    book(batch, GA_INPUT_X0, true, started_seconds);
-    return GA_OK;
-}
-
-ga_status ga_batch_take_guidance(
-    ga_batch *batch, const ga_tensor *conditional, const ga_tensor *unconditional, ga_error *error) {
-    GA_TRY(need(batch, GA_INPUT_CFG, error));
-    const double started_seconds = ga_clock_now(batch->session->clock);
-    GA_TRY(ga_feature_put_guidance(&batch->block, conditional, unconditional, batch->arena, error));
-    book(batch, GA_INPUT_CFG, true, started_seconds);
-    return GA_OK;
-}
-
-ga_status ga_batch_take_vectors(ga_batch *batch, ga_input input, const ga_tensor *vectors, ga_error *error) {
-    GA_TRY(need(batch, input, error));
-    const double started_seconds = ga_clock_now(batch->session->clock);
-    GA_TRY(ga_feature_put_vectors(&batch->block, input, vectors, batch->arena, error));
-    book(batch, input, true, started_seconds);
-    return GA_OK;
-}
-
-ga_status ga_batch_take_scores(
-    ga_batch *batch, ga_input input, int32_t count, const double *values, ga_error *error) {
-    GA_TRY(need(batch, input, error));
-    GA_TRY(ga_feature_put_scalars(&batch->block, input, values, count, error));
-    batch->observed |= GA_INPUT_BIT(input);
-    return GA_OK;
-}
-
-double ga_batch_feature_seconds(const ga_batch *batch) {
-    const double host_seconds = batch->seconds[GA_PHASE_FEATURES];
-    return host_seconds > batch->feature_seconds ? host_seconds : batch->feature_seconds;
-}
-
 /* ---- deciding ---- */
 
 void ga_batch_choose(ga_batch *batch) {
@@ -252,9 +146,15 @@ void ga_batch_choose(ga_batch *batch) {
 }
 
 void ga_batch_miss(ga_session *session) {
-    session->next_batch++;
-    if (ga_decide_collective(session)) {
+    const ga_strategy_looks looks = ga_strategy_look(session, session->next_batch++);
+    for (int32_t i = 0; i < looks.decisions; i++) {
         ga_world_skip(session->world);
+    }
+}
+
+void ga_batch_skip_rest(ga_batch *batch) {
+    for (int32_t i = batch->look_now; i < batch->decisions && ga_decide_collective(batch->session); i++) {
+        ga_world_skip(batch->session->world);
     }
 }
 

@@ -1,11 +1,12 @@
 /*
  * The life of a batch, one function per phase of the host's loop:
- * begin → observe → decide → reward, then update_end once for all open batches.
+ * begin → (observe → decide) at each of its looks → reward, then update_end once for all open batches.
  */
 #ifndef GA_SESSION_BATCH_H
 #define GA_SESSION_BATCH_H
 
 #include "grpo_accel/session/finals.h"
+#include "grpo_accel/session/look.h"
 #include "grpo_accel/session/session.h"
 
 /* As ga_batch_seconds numbers them. */
@@ -25,20 +26,27 @@ struct ga_batch {
     ga_arena *arena; /* owns everything below */
     uint64_t number;
     int32_t rows;
-    ga_row *row;            /* [rows] */
-    const char **prompts;   /* [rows] */
-    ga_feature_block block; /* all inputs of the schema, zero until observed */
-    uint32_t observed;      /* GA_INPUT_BIT of complete inputs */
-    int32_t taps_observed;
-    float *prediction;  /* [rows], NaN where there is none */
+    ga_row *row;          /* [rows] */
+    const char **prompts; /* [rows] */
+    ga_look look[GA_CANDIDATES_MAX];
+    int32_t steps[GA_CANDIDATES_MAX]; /* of the looks */
+    int32_t look_count;               /* 0: the batch rests */
+    int32_t look_now;                 /* the one whose turn it is; look_count: all are decided */
+    int32_t decisions;                /* looks that may stop rows, the first ones: collectives to be issued */
+    ga_strategy strategy;             /* in force when the batch began */
+    bool settled;                     /* from now on every row that runs is kept */
+    bool by_chance;                   /* a decision of this batch was an audit, so the later ones are */
+    ga_candidate *stopped;            /* [stopped_count] of all ranks, as they were when they stopped */
+    int32_t stopped_count;
+    float *prediction;  /* [rows] newest one, NaN where there is none */
     float *variance;    /* [rows] */
-    uint8_t *kept;      /* [rows] */
-    double *inclusion;  /* [rows] */
+    uint8_t *kept;      /* [rows] still runs */
+    uint8_t *looks_met; /* [rows] decided looks in which the row still ran */
+    double *inclusion;  /* [rows] product over the decisions that the row met */
     int32_t *kept_rows; /* [kept_count], ascending */
     int32_t kept_count;
-    bool decided;
-    bool audited;
-    bool pruned; /* some rank may have stopped rows */
+    bool audited; /* the first decision was by chance alone */
+    bool pruned;  /* some rank may have stopped rows */
     const char *reason;
     uint32_t probe_version;
     double *combined;                       /* [rows] reward under "avg", NaN until known */
@@ -71,6 +79,9 @@ double ga_batch_feature_seconds(const ga_batch *batch);
 /* A batch that this rank can't begin: counted, so that numbers and collectives stay in step with the others.
  */
 void ga_batch_miss(ga_session *session);
+
+/* Counts the collectives that a batch still owes the other ranks. */
+void ga_batch_skip_rest(ga_batch *batch);
 
 /* Frees a batch that is no longer in the session's list; NULL is allowed. */
 void ga_batch_free(ga_batch *batch);

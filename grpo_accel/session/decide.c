@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-#include "grpo_accel/base/digest.h"
+#include "grpo_accel/base/check.h"
 #include "grpo_accel/base/log.h"
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/select/compact.h"
@@ -25,78 +25,108 @@ const char *ga_session_policy_name(const ga_session *session) {
     return ga_policy_find(policy_of(session), &policy, NULL) == GA_OK ? policy->name : "unknown";
 }
 
-static void keep_all(ga_batch *batch, const char *reason) {
-    for (int32_t row = 0; row < batch->rows; row++) {
-        batch->kept[row] = 1;
-        batch->inclusion[row] = 1.0;
-        batch->kept_rows[row] = row;
-    }
-    batch->kept_count = batch->rows;
-    batch->pruned = false;
-    batch->audited = true; /* nothing was selected, so every row is as good as drawn by chance */
+/* All rows that still run go on, at this look and at those that follow. */
+static void keep_running(ga_batch *batch, const char *reason) {
+    batch->settled = true;
     batch->reason = reason;
+    if (batch->look_now == 0) {
+        batch->audited = true; /* nothing was selected, so every row is as good as drawn by chance */
+    }
 }
 
 /* ---- scores ---- */
 
 /* Rows of a group that are all in the same state can't be told apart by anything seen so far. */
-static ga_status check_state(const ga_batch *batch, ga_error *error) {
-    uint64_t *groups = ga_arena_take(batch->arena, (size_t)batch->rows, sizeof *groups);
+static ga_status check_state(const ga_batch *batch, const ga_look *look, ga_error *error) {
+    uint64_t *groups = ga_arena_take(batch->arena, ga_size(look->block.rows), sizeof *groups);
     if (groups == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the groups of batch %llu",
             (unsigned long long)batch->number);
     }
-    for (int32_t row = 0; row < batch->rows; row++) {
-        groups[row] = batch->row[row].group;
+    for (int32_t i = 0; i < look->block.rows; i++) {
+        groups[i] = batch->row[look->row[i]].group;
     }
     ga_shared_state shared;
-    GA_TRY(ga_feature_shared_state(&batch->block, groups, &shared, error));
+    GA_TRY(ga_feature_shared_state(&look->block, groups, &shared, error));
     if (shared.shared_groups > 0 && shared.shared_groups == shared.groups) {
         return GA_FAIL(error, GA_ERR_DATA,
             "all rows of a group are in the same state after step %d (same initial noise, or noise only "
             "later): "
             "set decision.step behind the first noisy step",
-            (int)ga_session_decision_step(batch->session));
+            (int)batch->steps[batch->look_now]);
     }
     return GA_OK;
 }
 
-static ga_status score(ga_batch *batch, ga_error *error) {
+static ga_status predict(ga_batch *batch, ga_look *look, ga_error *error) {
+    const int32_t rows = look->block.rows;
+    float *mean = ga_arena_take(batch->arena, ga_size(rows), sizeof *mean);
+    float *variance = ga_arena_take(batch->arena, ga_size(rows), sizeof *variance);
+    if (mean == NULL || variance == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the scores of batch %llu",
+            (unsigned long long)batch->number);
+    }
+    batch->probe_version = batch->session->probe_version;
+    GA_TRY(ga_probe_score(batch->session->probe, &look->block, look->sigma, mean, variance, error));
+    for (int32_t i = 0; i < rows; i++) {
+        const int32_t row = look->row[i];
+        look->prediction[row] = mean[i];
+        look->variance[row] = variance[i];
+        if (isfinite(mean[i])) { /* an older one is better than none */
+            batch->prediction[row] = mean[i];
+            batch->variance[row] = variance[i];
+        }
+    }
+    return GA_OK;
+}
+
+static ga_status score(ga_batch *batch, ga_look *look, ga_error *error) {
     ga_session *session = batch->session;
     const uint32_t wanted = session->config->probe.inputs;
-    if ((batch->observed & wanted) != wanted) {
+    if ((look->observed & wanted) != wanted) {
         return GA_FAIL(error, GA_ERR_DATA,
-            "not every signal of batch %llu was observed (see the warning before)",
-            (unsigned long long)batch->number);
+            "not every signal of batch %llu was observed after step %d (see the warning before)",
+            (unsigned long long)batch->number, (int)batch->steps[batch->look_now]);
     }
     ga_session_meet_device(session, (int32_t)GA_DEVICE_CPU, 0); /* where no tensor came from another one */
     if (session->probe == NULL) {
         return GA_OK;
     }
-    batch->probe_version = session->probe_version;
-    GA_TRY(ga_probe_score(
-        session->probe, &batch->block, session->shapes.sigma, batch->prediction, batch->variance, error));
-    return check_state(batch, error);
+    GA_TRY(predict(batch, look, error));
+    return check_state(batch, look, error);
 }
 
 /* ---- agreement ---- */
 
-static void fill_candidates(const ga_batch *batch, ga_candidate *candidates) {
-    for (int32_t row = 0; row < batch->rows; row++) {
-        candidates[row] = (ga_candidate){.group = batch->row[row].group,
-            .mean = batch->prediction[row],
-            .variance = batch->variance[row],
+/* How many rows this rank speaks for. One that has given up on the batch speaks for as many as its peers have
+ * by now, so that they hear its flag and not a difference in rows. */
+static int32_t count_own(const ga_batch *batch) {
+    const int32_t running = batch->kept_count;
+    if (!batch->settled || batch->look_now == 0) {
+        return running;
+    }
+    const int32_t planned = ga_strategy_keep_count(&batch->strategy, batch->look_now - 1, batch->rows);
+    return planned < running ? planned : running;
+}
+
+/* Rows that run are numbered densely: a plan knows nothing of the others. */
+static void fill_candidates(const ga_batch *batch, const ga_look *look, int32_t count, ga_candidate *own) {
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t row = look->row[i];
+        own[i] = (ga_candidate){.group = batch->row[row].group,
+            .mean = look->prediction[row],
+            .variance = look->variance[row],
             .rank = batch->session->rank,
-            .index = row};
+            .index = i};
     }
 }
 
 /* A late batch is counted against its update: between the batches of an update nothing else brings ranks in
  * step. */
-static void warn_of_exchange(ga_session *session, ga_status status, const ga_error *why) {
+static void warn_of_exchange(ga_session *session, bool settled, ga_status status, const ga_error *why) {
     ga_log_once(&session->warned[status == GA_ERR_LATE ? GA_WARNING_LATE : GA_WARNING_EXCHANGE],
         GA_LOG_WARNING, "a batch is not pruned (further ones will not be reported): %s", why->message);
-    session->metrics.late_batches += status == GA_ERR_LATE;
+    session->metrics.late_batches += status == GA_ERR_LATE && !settled;
     session->late_in_update |= status == GA_ERR_LATE;
     if (status == GA_ERR_WORLD) {
         ga_session_pass_through(session, why);
@@ -106,18 +136,20 @@ static void warn_of_exchange(ga_session *session, ga_status status, const ga_err
 static ga_status exchange(
     ga_batch *batch, bool scored, ga_candidate *all, ga_exchange_report *report, ga_error *error) {
     ga_session *session = batch->session;
-    ga_candidate *own = ga_arena_take(batch->arena, (size_t)batch->rows, sizeof *own);
+    const int32_t rows = count_own(batch);
+    ga_candidate *own = ga_arena_take(batch->arena, ga_size(rows), sizeof *own);
     if (own == NULL) {
         ga_world_skip(session->world);
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the candidates of batch %llu",
             (unsigned long long)batch->number);
     }
-    fill_candidates(batch, own);
+    fill_candidates(batch, &batch->look[batch->look_now], rows, own);
     const ga_exchange_header header = {.batch = batch->number,
         .fingerprint = session->fingerprint,
         .probe_version = session->probe_version,
-        .rows = (uint32_t)batch->rows,
-        .flags = scored ? 0u : FLAG_KEEP_ALL};
+        .rows = (uint32_t)rows,
+        .flags = scored ? 0u : FLAG_KEEP_ALL,
+        .stage = (uint32_t)batch->look_now};
     /* Who was late once in this update is not waited for again. */
     const double deadline_seconds = session->late_in_update ? 0.0 : session->config->decision.timeout_seconds;
     const ga_status status =
@@ -128,39 +160,71 @@ static ga_status exchange(
 
 /* ---- plan ---- */
 
-static ga_status plan(ga_batch *batch, const ga_candidate *all, ga_error *error) {
+static ga_plan_options plan_options(const ga_batch *batch) {
     const ga_session *session = batch->session;
     const ga_config *config = session->config;
     const ga_std_kind std_kind = ga_session_std(session);
     const int32_t floor_auto = std_kind == GA_STD_GLOBAL ? 0 : 2;
-    const ga_plan_options options = {.policy = policy_of(session),
+    return (ga_plan_options){.policy = policy_of(session),
         .ranks = session->world_size,
-        .keep_per_rank = ga_session_keep_count(session, batch->rows),
+        .keep_per_rank = ga_strategy_keep_count(&batch->strategy, batch->look_now, batch->rows),
         .min_group =
             config->decision.min_group == GA_CONFIG_AUTO ? floor_auto : (int32_t)config->decision.min_group,
+        .max_group = (int32_t)config->decision.max_group,
+        .min_inclusion = config->decision.min_inclusion,
         .audit_share = config->decision.audit,
         .seed = (uint64_t)config->seed,
         .batch = batch->number,
+        .stage = batch->look_now,
+        .chance_before = batch->by_chance,
         .std_kind = std_kind,
-        .threshold = {(ga_threshold_kind)config->decision.threshold.kind, config->decision.threshold.value}};
-    ga_plan made;
-    ga_compact compact;
-    const int32_t count = session->world_size * batch->rows;
-    GA_TRY(ga_plan_make(&options, all, count, batch->arena, &made, error));
-    GA_TRY(ga_compact_make(all, &made, session->rank, batch->arena, &compact, error));
-    for (int32_t i = 0; i < count; i++) {
-        if (all[i].rank == session->rank) {
-            batch->kept[all[i].index] = made.kept[i];
-            batch->inclusion[all[i].index] = made.inclusion[i];
+        .threshold = {(ga_threshold_kind)config->decision.threshold.kind, config->decision.threshold.value},
+        .stopped = batch->stopped,
+        .stopped_count = batch->stopped_count};
+}
+
+/* This rank's part of a plan; `all` [count] as it was made from. */
+static void take_plan(
+    ga_batch *batch, const ga_plan *made, const ga_compact *compact, const ga_candidate *all) {
+    const ga_look *look = &batch->look[batch->look_now];
+    for (int32_t i = 0; i < made->count; i++) {
+        if (all[i].rank == batch->session->rank) {
+            const int32_t row = look->row[all[i].index];
+            batch->kept[row] = made->kept[i];
+            batch->inclusion[row] *= made->inclusion[i];
+        }
+        if (made->kept[i] == 0) {
+            batch->stopped[batch->stopped_count++] = all[i];
         }
     }
-    for (int32_t i = 0; i < compact.kept; i++) {
-        batch->kept_rows[i] = compact.gather[i];
+    for (int32_t i = 0; i < compact->kept; i++) {
+        batch->kept_rows[i] = look->row[compact->gather[i]];
     }
-    batch->kept_count = compact.kept;
-    batch->audited = made.audited;
-    batch->pruned = compact.kept < batch->rows;
-    batch->reason = made.audited ? "audit" : "pruned";
+    const bool stopped_some = compact->kept < batch->kept_count;
+    batch->session->metrics.pruned_batches += stopped_some && !batch->pruned;
+    batch->kept_count = compact->kept;
+    batch->pruned |= stopped_some;
+    batch->by_chance |= made->audited;
+    batch->audited = batch->look_now == 0 ? made->audited : batch->audited;
+    batch->reason = made->audited ? "audit" : "pruned";
+}
+
+static ga_status plan(ga_batch *batch, const ga_candidate *all, ga_error *error) {
+    const ga_session *session = batch->session;
+    const ga_plan_options options = plan_options(batch);
+    const size_t rows_of_all = ga_size(session->world_size) * ga_size(batch->rows);
+    ga_plan made;
+    ga_compact compact;
+    if (batch->stopped == NULL) {
+        batch->stopped = ga_arena_take(batch->arena, rows_of_all, sizeof *batch->stopped);
+    }
+    if (batch->stopped == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a plan of %zu rows", rows_of_all);
+    }
+    const int32_t count = session->world_size * batch->kept_count;
+    GA_TRY(ga_plan_make(&options, all, count, batch->arena, &made, error));
+    GA_TRY(ga_compact_make(all, &made, session->rank, batch->arena, &compact, error));
+    take_plan(batch, &made, &compact, all);
     return GA_OK;
 }
 
@@ -168,54 +232,54 @@ static ga_status plan(ga_batch *batch, const ga_candidate *all, ga_error *error)
 static void agree_and_plan(ga_batch *batch, const char *reason, ga_error *why) {
     ga_session *session = batch->session;
     ga_exchange_report report = {0};
-    const size_t count = (size_t)session->world_size * (size_t)batch->rows;
+    const size_t count = ga_size(session->world_size) * ga_size(batch->kept_count);
     ga_candidate *all = ga_arena_take(batch->arena, count, sizeof *all);
     if (all == NULL) {
         ga_world_skip(session->world);
-        keep_all(batch, "memory");
+        keep_running(batch, "memory");
         return;
     }
     const ga_status status = exchange(batch, reason == NULL, all, &report, why);
     if (status != GA_OK) {
-        keep_all(batch, ga_status_name(status));
-        warn_of_exchange(session, status, why);
-        return;
-    }
-    if ((report.flags_any & FLAG_KEEP_ALL) != 0) {
-        keep_all(batch, reason != NULL ? reason : "a rank has no scores");
+        warn_of_exchange(session, batch->settled, status, why);
+        keep_running(batch, ga_status_name(status));
+    } else if ((report.flags_any & FLAG_KEEP_ALL) != 0) {
+        keep_running(batch, reason != NULL ? reason : "a rank has no scores");
     } else if (plan(batch, all, why) != GA_OK) {
-        keep_all(batch, "no plan");
+        keep_running(batch, "no plan");
         ga_log_once(
             &session->warned[GA_WARNING_PLAN], GA_LOG_WARNING, "a batch is not pruned: %s", why->message);
-    } else {
-        session->metrics.pruned_batches += batch->pruned;
     }
 }
 
 bool ga_decide_collective(const ga_session *session) {
-    return session->mode == GA_MODE_PRUNE && session->host_ready;
+    const bool works = session->mode != GA_MODE_OFF && session->mode != GA_MODE_PASS_THROUGH;
+    return works && session->strategy.prune && session->host_ready;
 }
 
 /* Why this rank has no scores to plan with; NULL: it has them. */
 static const char *obstacle(ga_batch *batch) {
     ga_session *session = batch->session;
     ga_error why = {0};
-    if (score(batch, &why) != GA_OK) {
+    if (score(batch, &batch->look[batch->look_now], &why) != GA_OK) {
         ga_log_once(&session->warned[GA_WARNING_SCORES], GA_LOG_WARNING,
             "a batch has no scores and is not pruned: %s", why.message);
         return "no scores";
+    }
+    if (batch->settled) {
+        return batch->reason;
     }
     return session->probe == NULL && policy_of(session) != GA_POLICY_RANDOM ? "no probe yet" : NULL;
 }
 
 void ga_decide(ga_batch *batch) {
-    const ga_session *session = batch->session;
     const char *reason = obstacle(batch);
-    if (ga_decide_collective(session)) {
+    const bool meets = batch->look_now < batch->decisions;
+    if (meets && ga_decide_collective(batch->session)) {
         ga_error why = {0};
         agree_and_plan(batch, reason, &why);
     } else {
-        keep_all(batch, session->mode == GA_MODE_PRUNE ? "first update" : "shadow");
+        keep_running(batch, batch->strategy.prune ? "first update" : "shadow");
     }
-    batch->decided = true;
+    ga_batch_turn(batch);
 }

@@ -1,14 +1,18 @@
-/* The decision of a batch: scores, one exchange, one plan. */
+/* A decision of a batch: scores, one exchange, one plan. */
 #ifndef GA_SESSION_DECIDE_H
 #define GA_SESSION_DECIDE_H
 
 #include "grpo_accel/session/batch.h"
 
-/* Writes the batch's kept rows. Never fails: for want of a plan all rows are kept and `reason` says why. */
+/*
+ * Decides on the rows that still run, at the look whose turn it is: writes the batch's kept rows and goes on
+ * to the next look. Never fails: for want of a plan all of them are kept, here and at the looks that follow,
+ * and `reason` says why.
+ */
 void ga_decide(ga_batch *batch);
 
 /*
- * Does the decision of a batch meet the other ranks? The same answer on every rank. Only once the host's
+ * Do the decisions of a batch meet the other ranks? The same answer on every rank. Only once the host's
  * tracker has been seen: without it pruned rows would not leave training, and by what it divides would not be
  * known.
  */

@@ -105,7 +105,7 @@ static void write_image(const float *planes, size_t plane, uint8_t *pixels) {
 static void write_rows(
     const float *floats, size_t values, const int32_t *rows, int32_t count, bool image, const ga_ends *ends) {
     for (int32_t i = 0; i < count; i++) {
-        const int32_t row = rows != NULL ? rows[i] : i;
+        const int32_t row = rows[i];
         const float *source = floats + ga_size(i) * values;
         uint8_t *target = ends->values + ga_size(row) * ends->bytes;
         if (image) {
@@ -119,7 +119,6 @@ static void write_rows(
     }
 }
 
-/* rows NULL: all, in order. */
 static ga_status take(ga_batch *batch, ga_ends *ends, const int32_t *rows, const ga_tensor *tensor,
     bool image, ga_error *error) {
     const int32_t count = (int32_t)tensor->shape[0];
@@ -164,7 +163,9 @@ ga_status ga_batch_take_state(ga_batch *batch, const ga_tensor *latent, ga_error
         !batch->session->config->record.enabled) {
         return GA_OK;
     }
-    GA_TRY(check_tensor(latent, "state", batch->rows, error));
+    ga_look *look = NULL;
+    GA_TRY(ga_batch_current_look(batch, &look, error));
+    GA_TRY(check_tensor(latent, "state", look->block.rows, error));
     GA_TRY(check_latent(batch, latent, "state", error));
-    return take(batch, &batch->states, NULL, latent, false, error);
+    return take(batch, &batch->states, look->row, latent, false, error);
 }

@@ -200,21 +200,36 @@ static ga_status agree(ga_session *session, ga_error *error) {
     return status;
 }
 
-static void announce(const ga_session *session) {
-    char moment[48];
-    if (session->config->decision.sigma > 0) {
-        (void)snprintf(moment, sizeof moment, "at sigma %.3g", session->config->decision.sigma);
-    } else {
-        (void)snprintf(moment, sizeof moment, "after step %d", (int)ga_session_decision_step(session));
+/* "after steps 2, 4", "at sigma 0.7": as configured; the first batch may say more. */
+static void moments_in_words(const ga_config *config, char *text, size_t bytes) {
+    const ga_config_steps *steps = &config->decision.step;
+    if (config->decision.sigma > 0) {
+        (void)snprintf(text, bytes, "at sigma %.3g", config->decision.sigma);
+        return;
     }
+    size_t used = (size_t)snprintf(text, bytes, steps->count == 0 ? "auto" : "after step");
+    for (int32_t i = 0; i < steps->count && used < bytes; i++) {
+        used += (size_t)snprintf(text + used, bytes - used, "%s %d", i > 0 ? "," : "", (int)steps->values[i]);
+    }
+}
+
+static void shares_in_words(const ga_config_shares *shares, char *text, size_t bytes) {
+    size_t used = (size_t)snprintf(text, bytes, "%s", shares->count == 0 ? "auto" : "");
+    for (int32_t i = 0; i < shares->count && used < bytes; i++) {
+        used += (size_t)snprintf(text + used, bytes - used, "%s%.3g", i > 0 ? ", " : "", shares->values[i]);
+    }
+}
+
+static void announce(const ga_session *session) {
+    static const char *const modes[] = {"off", "shadow", "prune", "auto"};
+    char moments[64], shares[64];
+    moments_in_words(session->config, moments, sizeof moments);
+    shares_in_words(&session->config->decision.keep, shares, sizeof shares);
     if (session->rank == 0) {
-        ga_log(GA_LOG_INFO, "%s, %d %s over %s, decision %s, keep %.3g, policy %s, probe %s",
-            session->mode == GA_MODE_PRUNE    ? "prune"
-            : session->mode == GA_MODE_SHADOW ? "shadow"
-                                              : "pass-through",
-            (int)session->world_size, session->world_size == 1 ? "rank" : "ranks",
-            ga_world_transport_name(session->world), moment, session->config->decision.keep.values[0],
-            ga_session_policy_name(session), session->probe != NULL ? "loaded" : "to be learned");
+        ga_log(GA_LOG_INFO, "%s, %d %s over %s, decision %s, keep %s, policy %s, probe %s",
+            modes[session->config->mode], (int)session->world_size,
+            session->world_size == 1 ? "rank" : "ranks", ga_world_transport_name(session->world), moments,
+            shares, ga_session_policy_name(session), session->probe != NULL ? "loaded" : "to be learned");
     }
 }
 

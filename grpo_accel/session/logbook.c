@@ -33,9 +33,11 @@ static ga_record_layout layout_of(ga_session *session) {
     layout.config_fingerprint = session->config->fingerprint;
     layout.rank = session->rank;
     layout.world_size = session->world_size;
-    layout.candidate_count = 1;
-    layout.candidate_steps[0] = ga_session_decision_step(session);
-    layout.candidate_sigmas[0] = session->shapes.sigma;
+    layout.candidate_count = session->shapes.candidate_count;
+    for (int32_t i = 0; i < layout.candidate_count; i++) {
+        layout.candidate_steps[i] = session->shapes.candidate_steps[i];
+        layout.candidate_sigmas[i] = session->shapes.candidate_sigmas[i];
+    }
     layout.scorer_count = session->scorer_count;
     for (int32_t i = 0; i < session->scorer_count; i++) {
         (void)snprintf(layout.scorers[i], sizeof layout.scorers[i], "%s", session->scorers[i].text);
@@ -75,11 +77,14 @@ static void fill_row(const ga_batch *batch, int32_t i, double advantage, float *
     memset(out, 0, sizeof *out);
     out->row = batch->row[i];
     out->row.update = session->next_update;
-    out->step = (uint16_t)ga_session_decision_step(session);
+    const int32_t met = batch->looks_met[i];
+    out->step = (uint16_t)(met > 0 ? batch->steps[met - 1] : ga_session_decision_step(session));
     out->steps_total = (uint16_t)session->shapes.steps_total;
     out->probe_version = batch->probe_version;
-    out->prediction[0] = batch->prediction[i];
-    out->variance[0] = batch->variance[i];
+    for (int32_t c = 0; c < GA_RECORD_CANDIDATES_MAX; c++) {
+        out->prediction[c] = NAN;
+        out->variance[c] = NAN;
+    }
     out->inclusion = (float)batch->inclusion[i];
     out->kept = kept;
     out->audit = batch->audited && kept;
@@ -89,13 +94,22 @@ static void fill_row(const ga_batch *batch, int32_t i, double advantage, float *
         rewards[s] = kept && batch->reward[s] != NULL ? (float)batch->reward[s][i] : NAN;
     }
     out->rewards = rewards;
-    out->features[0] = batch->observed != 0
-                           ? &batch->block.values[(size_t)i * ga_size(session->schema.values_per_row)]
-                           : NULL;
     out->prompt = batch->prompts[i];
     if (kept) {
         out->final = ga_ends_row(&batch->finals, i, session->final_bytes);
         out->state = ga_ends_row(&batch->states, i, session->final_bytes);
+    }
+}
+
+/* What one look of the batch saw, into the rows that met it. */
+static void fill_look(const ga_look *look, ga_record_row *rows) {
+    const size_t values = ga_size(look->block.schema->values_per_row);
+    for (int32_t i = 0; i < look->block.rows; i++) {
+        ga_record_row *out = &rows[look->row[i]];
+        out->prediction[look->candidate] = look->prediction[look->row[i]];
+        out->variance[look->candidate] = look->variance[look->row[i]];
+        out->features[look->candidate] =
+            look->observed != 0 ? &look->block.values[ga_size(i) * values] : NULL;
     }
 }
 
@@ -112,6 +126,9 @@ static void write_batch(const ga_batch *batch, const double *advantages) {
     }
     for (int32_t i = 0; i < batch->rows; i++) {
         fill_row(batch, i, advantages[i], rewards + (size_t)i * (scorers + 1), &rows[i]);
+    }
+    for (int32_t i = 0; i < batch->look_count; i++) {
+        fill_look(&batch->look[i], rows);
     }
     const ga_record_batch figures = {.batch = batch->number,
         .update = session->next_update,

@@ -27,14 +27,26 @@ static int32_t step_of_sigma(double sigma, const ga_batch_options *options) {
     return is_before_noise_ends(options, step) ? options->noise_end_step : step;
 }
 
-static ga_status find_step(
-    const ga_session *session, const ga_batch_options *options, int32_t *step_out, ga_error *error) {
+/* The run's candidate steps in this schedule, some perhaps past its end; returns how many. */
+static int32_t choose_steps(const ga_session *session, const ga_batch_options *options, int32_t *steps) {
+    const ga_config *config = session->config;
+    if (config->decision.sigma > 0) {
+        steps[0] = step_of_sigma(config->decision.sigma, options);
+        return 1;
+    }
+    const ga_config_steps *given =
+        config->decision.step.count > 0 ? &config->decision.step : &config->decision.candidates;
+    if (given->count == 0) {
+        return ga_strategy_candidates(options, steps);
+    }
+    memcpy(steps, given->values, (size_t)given->count * sizeof *steps);
+    return given->count;
+}
+
+static ga_status check_steps(const ga_session *session, const ga_batch_options *options, const int32_t *steps,
+    int32_t count, ga_error *error) {
     const double sigma = session->config->decision.sigma;
-    const int32_t step = session->prepared ? session->shapes.decision_step
-                         : sigma > 0       ? step_of_sigma(sigma, options)
-                                           : session->config->decision.step.values[0];
-    if (step < options->steps_total) {
-        *step_out = step;
+    if (count > 0 && steps[count - 1] < options->steps_total) {
         return GA_OK;
     }
     if (sigma > 0) {
@@ -43,24 +55,49 @@ static ga_status find_step(
             "step %d) and before the end: nothing could be saved",
             sigma, (int)options->steps_total, (int)options->noise_end_step);
     }
+    if (count == 0) {
+        return GA_FAIL(
+            error, GA_ERR_DATA, "a rollout has %d step: nothing could be saved", (int)options->steps_total);
+    }
     return GA_FAIL(error, GA_ERR_DATA,
-        "decision.step is %d, but a rollout has only %d steps: nothing could be saved", (int)step,
+        "decision.%s is %d, but a rollout has only %d steps: nothing could be saved",
+        session->config->decision.step.count > 0 ? "step" : "candidates", (int)steps[count - 1],
         (int)options->steps_total);
 }
 
-static void tell_of_step(ga_session *session, const ga_batch_options *options) {
-    const int32_t step = session->shapes.decision_step;
+/* "3", "2, 4 and 7" */
+static void steps_in_words(const ga_shapes *shapes, char *text, size_t bytes) {
+    size_t used = 0;
+    for (int32_t i = 0; i < shapes->candidate_count && used < bytes; i++) {
+        const char *before = i == 0 ? "" : i + 1 < shapes->candidate_count ? ", " : " and ";
+        const int length =
+            snprintf(text + used, bytes - used, "%s%d", before, (int)shapes->candidate_steps[i]);
+        used += length > 0 ? (size_t)length : 0;
+    }
+}
+
+static void tell_of_steps(ga_session *session, const ga_batch_options *options) {
+    const ga_shapes *shapes = &session->shapes;
     const double sigma = session->config->decision.sigma;
-    if (session->rank == 0 && sigma > 0) {
+    if (session->rank != 0) {
+        return;
+    }
+    if (sigma > 0) {
+        const int32_t step = shapes->candidate_steps[0];
         const bool moved = step > 1 && options->sigmas[step - 1] <= sigma;
         ga_log(GA_LOG_INFO, "decision.sigma %.3g: decisions after step %d of %d, at sigma %.3g%s", sigma,
-            (int)step, (int)options->steps_total, session->shapes.sigma,
+            (int)step, (int)options->steps_total, shapes->candidate_sigmas[0],
             moved ? ", behind the noisy steps" : "");
+    } else if (session->config->decision.step.count == 0) {
+        char words[64];
+        steps_in_words(shapes, words, sizeof words);
+        ga_log(
+            GA_LOG_INFO, "decision.step auto: looks after steps %s of %d", words, (int)options->steps_total);
     }
 }
 
 static void warn_of_noise(ga_session *session, const ga_batch_options *options) {
-    const int32_t step = session->shapes.decision_step;
+    const int32_t step = session->shapes.candidate_steps[0];
     if (session->rank == 0 && is_before_noise_ends(options, step)) {
         ga_log_once(&session->warned[GA_WARNING_NOISE], GA_LOG_WARNING,
             "the decision after step %d comes before the noise of steps %d to %d: what is predicted there is "
@@ -72,7 +109,7 @@ static void warn_of_noise(ga_session *session, const ga_batch_options *options) 
 
 /* ---- shapes ---- */
 
-static ga_shapes shapes_of(int32_t decision_step, const ga_batch_options *o) {
+static ga_shapes shapes_of(const int32_t *steps, int32_t count, const ga_batch_options *o) {
     ga_shapes shapes;
     memset(&shapes, 0, sizeof shapes); /* compared and digested as bytes */
     (void)snprintf(shapes.model, sizeof shapes.model, "%s", o->model != NULL ? o->model : "");
@@ -88,8 +125,11 @@ static ga_shapes shapes_of(int32_t decision_step, const ga_batch_options *o) {
     shapes.hidden_values = o->hidden_values;
     shapes.prompt_values = o->prompt_values;
     shapes.scores_per_preview = o->scores_per_preview > 0 ? o->scores_per_preview : 1;
-    shapes.decision_step = decision_step;
-    shapes.sigma = o->sigmas[decision_step];
+    shapes.candidate_count = count;
+    for (int32_t i = 0; i < count; i++) {
+        shapes.candidate_steps[i] = steps[i];
+        shapes.candidate_sigmas[i] = o->sigmas[steps[i]];
+    }
     return shapes;
 }
 
@@ -162,19 +202,37 @@ static void check_probe(ga_session *session) {
 }
 
 ga_status ga_session_probe_fits(const ga_session *session, const ga_probe *probe, ga_error *error) {
-    const ga_probe_requirement requirement = {
-        .schema = &session->schema,
-        .model = session->shapes.model,
-        .step = ga_session_decision_step(session),
-        .steps_total = session->shapes.steps_total,
-    };
-    return ga_probe_match(probe, &requirement, error);
+    const ga_shapes *shapes = &session->shapes;
+    for (int32_t i = 0; i < shapes->candidate_count; i++) {
+        const ga_probe_requirement requirement = {
+            .schema = &session->schema,
+            .model = shapes->model,
+            .step = shapes->candidate_steps[i],
+            .steps_total = shapes->steps_total,
+        };
+        GA_TRY(ga_probe_match(probe, &requirement, error));
+    }
+    return GA_OK;
+}
+
+/* Later batches keep the first one's steps, and are checked against all that it fixed. */
+static ga_status find_shapes(
+    const ga_session *session, const ga_batch_options *options, ga_shapes *shapes_out, ga_error *error) {
+    int32_t steps[GA_CANDIDATES_MAX] = {0};
+    int32_t count = session->shapes.candidate_count;
+    if (session->prepared) {
+        memcpy(steps, session->shapes.candidate_steps, sizeof steps);
+    } else {
+        count = choose_steps(session, options, steps);
+    }
+    GA_TRY(check_steps(session, options, steps, count, error));
+    *shapes_out = shapes_of(steps, count, options);
+    return GA_OK;
 }
 
 ga_status ga_session_prepare(ga_session *session, const ga_batch_options *options, ga_error *error) {
-    int32_t step = 0;
-    GA_TRY(find_step(session, options, &step, error));
-    const ga_shapes shapes = shapes_of(step, options);
+    ga_shapes shapes;
+    GA_TRY(find_shapes(session, options, &shapes, error));
     if (session->prepared) {
         warn_of_noise(session, options);
         return memcmp(&shapes, &session->shapes, sizeof shapes) == 0
@@ -190,7 +248,7 @@ ga_status ga_session_prepare(ga_session *session, const ga_batch_options *option
     GA_TRY(make_schema(session, error));
     session->fingerprint = ga_digest_join(session->config->fingerprint, ga_digest64(&shapes, sizeof shapes));
     session->prepared = true;
-    tell_of_step(session, options);
+    tell_of_steps(session, options);
     warn_of_noise(session, options);
     check_probe(session);
     return GA_OK;

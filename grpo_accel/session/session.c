@@ -14,21 +14,21 @@ extern char **environ;
 /* ---- small questions ---- */
 
 int32_t ga_session_decision_step(const ga_session *session) {
-    if (session->config->decision.sigma > 0) {
-        return session->prepared ? session->shapes.decision_step : -1;
+    const ga_config *config = session->config;
+    if (session->prepared) {
+        return session->shapes.candidate_steps[0];
     }
-    return session->config->decision.step.values[0];
+    if (config->decision.sigma > 0) {
+        return -1;
+    }
+    const ga_config_steps *given =
+        config->decision.step.count > 0 ? &config->decision.step : &config->decision.candidates;
+    return given->count > 0 ? given->values[0] : -1;
 }
 
 void ga_session_drop_probe(ga_session *session) {
     ga_probe_close(&session->probe);
     session->probe_version = 0;
-}
-
-int32_t ga_session_keep_count(const ga_session *session, int32_t rows) {
-    const double wanted = session->config->decision.keep.values[0] * (double)rows;
-    const int32_t count = (int32_t)(wanted + 0.5);
-    return count < 1 ? 1 : count > rows ? rows : count;
 }
 
 ga_std_kind ga_session_std(const ga_session *session) {
@@ -50,7 +50,7 @@ void ga_session_pass_through(ga_session *session, const ga_error *error) {
 
 /* ---- opening ---- */
 
-static const ga_mode mode_of_config[] = {GA_MODE_OFF, GA_MODE_SHADOW, GA_MODE_PRUNE};
+static const ga_mode mode_of_config[] = {GA_MODE_OFF, GA_MODE_SHADOW, GA_MODE_PRUNE, GA_MODE_SHADOW};
 
 /* "a,b" of probe.preview.scorers; rules.h bounds the names. */
 static void join_names(const ga_config_names *names, char *text, size_t bytes) {
@@ -82,6 +82,7 @@ static ga_status set_up(ga_session *session, const ga_session_options *options, 
         &session->config->probe.preview.scorers, session->preview_scorers, sizeof session->preview_scorers);
     session->costs = ga_costs_make(GA_SESSION_COSTS_HALF_LIFE_UPDATES);
     session->mode = mode_of_config[session->config->mode];
+    session->strategy = ga_strategy_of_config(session);
     session->fingerprint = session->config->fingerprint;
     return session->mode == GA_MODE_OFF ? GA_OK : ga_session_join(session, error);
 }

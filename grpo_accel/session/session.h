@@ -25,6 +25,7 @@
 #include "grpo_accel/session/costs.h"
 #include "grpo_accel/session/metrics.h"
 #include "grpo_accel/session/retrain.h"
+#include "grpo_accel/session/strategy.h"
 #include "probe/probe.h"
 
 enum {
@@ -59,8 +60,9 @@ typedef struct ga_shapes {
     int32_t token_height, token_width;
     int32_t block_count, text_tokens;
     int32_t hidden_values, prompt_values, scores_per_preview;
-    int32_t decision_step; /* denoising steps done before the decision */
-    double sigma;          /* there */
+    int32_t candidate_count;                    /* steps at which signals can be taken, ≥ 1 */
+    int32_t candidate_steps[GA_CANDIDATES_MAX]; /* denoising steps done, ascending */
+    double candidate_sigmas[GA_CANDIDATES_MAX]; /* noise levels there */
 } ga_shapes;
 
 typedef struct ga_scorer_name {
@@ -75,7 +77,8 @@ struct ga_session {
     bool provider_chosen;      /* no other will be looked for */
     ga_world *world;
     int32_t rank, world_size;
-    ga_mode mode;         /* what is in force now; pass-through is for good */
+    ga_mode mode;         /* as configured, auto as shadow; pass-through is for good */
+    ga_strategy strategy; /* of batches that begin from now on; changed at the end of an update only */
     uint64_t fingerprint; /* of the configuration and the shapes: what ranks must agree on */
 
     bool prepared; /* shapes, schema, probe and record are there */
@@ -122,20 +125,17 @@ void ga_session_destroy(ga_session **session, bool in_step);
 /* From now on nothing is observed or pruned; says why, once. */
 void ga_session_pass_through(ga_session *session, const ga_error *error);
 
-/* Rows that each rank keeps of `rows` at the decision. */
-int32_t ga_session_keep_count(const ga_session *session, int32_t rows);
-
 /* By what the host divides, as far as is known: the configuration, else what the last update said. */
 ga_std_kind ga_session_std(const ga_session *session);
 
-/* Denoising steps done before the decision; −1: decision.sigma is set and no batch has begun. */
+/* Denoising steps done before the first decision; −1: that is known when the first batch has begun. */
 int32_t ga_session_decision_step(const ga_session *session);
 
 /* From now on there is no probe. */
 void ga_session_drop_probe(ga_session *session);
 
-/* Was the probe made for this model, decision step and layout of features? GA_ERR_FILE with both sides named.
- */
+/* Was the probe made for this model, all candidate steps and this layout of features? GA_ERR_FILE with both
+ * sides named. */
 ga_status ga_session_probe_fits(const ga_session *session, const ga_probe *probe, ga_error *error);
 
 #endif

@@ -313,7 +313,7 @@ static int32_t step_for(const char *yaml, int32_t noise_begin, int32_t noise_end
         assert_int_equal(ga_session_get_info(j.session, &info), GA_OK);
         assert_int_equal(info.decision_step, step);
         *fingerprint = j.session->fingerprint;
-        assert_true(j.session->shapes.sigma == SIGMAS[step]);
+        assert_true(j.session->shapes.candidate_sigmas[0] == SIGMAS[step]);
         assert_int_equal(j.warnings, 0);
         assert_non_null(strstr(j.info, "decision.sigma"));
         options.noise_end_step = options.noise_begin_step = -1; /* a later batch says less: the step stays */
