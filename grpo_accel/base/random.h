@@ -19,7 +19,8 @@ typedef enum ga_random_stream {
     GA_STREAM_BOOTSTRAP = 6,
     GA_STREAM_DEAL = 7, /* dealing table rows to ranks */
     GA_STREAM_TEST = 8,
-    GA_STREAM_EXPLORE = 9 /* is this batch observed while nothing is pruned? */
+    GA_STREAM_EXPLORE = 9, /* is this batch observed while nothing is pruned? */
+    GA_STREAM_WORLD = 10   /* synthetic rewards and scores */
 } ga_random_stream;
 
 typedef struct ga_random {
