@@ -95,8 +95,8 @@ static void everything_kept_is_the_host(void **state) {
         }
         number_rows(rows, 120);
         ga_advantage_options options = DEFAULTS;
-        options.estimator = (ga_estimator)(trial % 3);
-        options.std_kind = trial % 2 == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
+        options.estimator = (ga_estimator)(trial % 4);
+        options.std_kind = trial / 4 % 2 == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
         const ga_advantage_report report = compute(&options, rows, 120, arena, advantage);
         host_formula(rows, 120, options.std_kind, expected);
         for (int32_t i = 0; i < 120; i++) {
@@ -464,7 +464,7 @@ static void refusals(void **state) {
     row.inclusion = (double)NAN;
     assert_int_equal(ga_advantage_compute(&DEFAULTS, &row, 1, arena, &advantage, NULL, NULL), GA_ERR_DATA);
     row.inclusion = 1;
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 8; i++) {
         ga_advantage_options options = DEFAULTS;
         options.clip = i == 0 ? 0.5 : options.clip;
         options.epsilon = i == 1 ? -1 : options.epsilon;
@@ -472,6 +472,7 @@ static void refusals(void **state) {
         options.sigma_r2 = i == 3 ? (double)INFINITY : options.sigma_r2;
         options.estimator = i == 4 ? (ga_estimator)9 : options.estimator;
         options.clip = i == 5 ? (double)NAN : options.clip;
+        options.fixed_sigma = i == 6 ? -1 : i == 7 ? (double)INFINITY : 0;
         assert_int_equal(
             ga_advantage_compute(&options, &row, 1, arena, &advantage, NULL, NULL), GA_ERR_ARGUMENT);
     }
