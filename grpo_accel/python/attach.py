@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,8 @@ def _write_log(level: int, line: str) -> None:
 class Runtime:
     """One attached session of this rank: the wraps in force and the batches that are open."""
 
-    def __init__(self, config: str, overrides=()):
-        self.session = Session(config, [*overrides, *_provider_overrides()], _write_log)
+    def __init__(self, config: str | os.PathLike[str], overrides: Iterable[str] = ()):
+        self.session = Session(os.fspath(config), [*overrides, *_provider_overrides()], _write_log)
         info = self.session.info()
         self.rank = info.rank
         self.world_size = info.world_size
@@ -308,10 +309,10 @@ class Runtime:
             setattr(owner, name, original)
         self.session.close(in_step, self.open_batches())
 
-    def __enter__(self):
+    def __enter__(self) -> Runtime:
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind, error, trace) -> None:
         self.detach(in_step=kind is None)
 
 
@@ -337,14 +338,14 @@ class _Detached:
     def detach(self, in_step: bool = True) -> None:
         return None
 
-    def __enter__(self):
+    def __enter__(self) -> _Detached:
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind, error, trace) -> None:
         return None
 
 
-def attach(config: str, overrides=()):
+def attach(config: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Runtime | _Detached:
     """Attaches to flow-grpo in this process and returns the attachment (also a context manager).
 
     Call it before the host's modules are imported by the script, on every rank. `config` is the path of a YAML

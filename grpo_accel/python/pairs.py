@@ -26,7 +26,7 @@ class Seen:
 
 @dataclass
 class Pair:
-    """One kept row at one step, on the CPU in half precision: state and final [C, …], arguments by name without rows."""
+    """One kept row at one step, on the CPU in half precision: state and final [C, …], arguments without rows."""
 
     state: torch.Tensor
     final: torch.Tensor
@@ -62,7 +62,7 @@ class Pairs:
         return [pair for pair in self._pairs if pair.held]
 
     def add(self, seen: list, finals, arguments: dict, prompts: list) -> None:
-        """A pair for each row and each step that saw it (`seen`): finals [rows, …], arguments {name: [rows, …]}, which a prompt shares.
+        """A pair for each row and each step that saw it: finals [rows, …], arguments {name: [rows, …]}, shared by a prompt.
 
         All pairs of a row are held back together, or none: they end in the same latent.
         """

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
 
 
-def open_record(folder, columns=None) -> dict:
+def open_record(folder: str | os.PathLike[str], columns: Iterable[str] | None = None) -> dict[str, numpy.ndarray]:
     """Columns of a run's record as numpy arrays, rows in the order of ranks and segments.
 
     `folder` is a run folder, its record folder, or one rank's folder. Keys are dataset names such as "reward/combined"
@@ -19,6 +25,7 @@ def open_record(folder, columns=None) -> dict:
     import h5py
     import numpy as np
 
+    columns = None if columns is None else list(columns)
     root = Path(folder)
     root = root / "record" if (root / "record").is_dir() else root
     paths = sorted(root.glob("rank-*/segment-*.h5")) or sorted(root.glob("segment-*.h5"))

@@ -216,7 +216,7 @@ class Signals:
         """
         if self._audited is None:
             return np.full((self._rollout.rows, 2), np.nan, dtype=np.float32)
-        return self._audited
+        return self._audited.copy()
 
     def _pair_of_scores(self):
         pair = [self.scores.get(name) for name in ("distilled", "preview")]

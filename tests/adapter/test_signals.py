@@ -1,6 +1,5 @@
 """Every signal of the decision step against an independent computation, and what taking it must never change."""
 
-import hashlib
 import sys
 import threading
 from concurrent import futures
@@ -12,97 +11,19 @@ for package in ("torch", "diffusers", "transformers"):
     pytest.importorskip(package)
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np  # noqa: E402
-import rollouts  # noqa: E402
 import torch  # noqa: E402
 import watched_session  # noqa: E402
-from rollouts import PROMPTS, STEPS, encode, meet_the_tracker, sample  # noqa: E402
+from rollouts import PROMPTS, encode, meet_the_tracker, sample  # noqa: E402
+from watched_rollouts import (  # noqa: E402
+    ROWS, STEP, apart, apart_or_once, attach, fingerprint, guide, host, jpeg, look_ahead, one_thread, pipeline,
+    undisturbed,
+)
 
-grpo_accel = pytest.importorskip("grpo_accel")
-from grpo_accel.lookahead import SPACING, points  # noqa: E402
+from grpo_accel.lookahead import points  # noqa: E402
 
-ROWS = len(PROMPTS)
 KEPT = [0, 3, 4, 7, 8, 11]
 ALL = watched_session.INPUTS
-STEP = 2
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    return rollouts.make_pipeline(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def attach(tmp_path, monkeypatch):
-    """attach(inputs, **fields) → (attachment, its watched session), flow_grpo imported anew behind it."""
-    opened = []
-
-    def make(inputs, **fields):
-        session = watched_session.Session(tmp_path, inputs, **fields)
-        monkeypatch.setattr(sys.modules["grpo_accel.attach"], "Session", lambda *_: session)
-        monkeypatch.setattr(sys.modules["grpo_accel.attach"], "_provider_overrides", list)
-        rollouts.forget_host()
-        opened.append(grpo_accel.attach("unused"))
-        return opened[-1], session
-
-    yield make
-    for attachment in opened:
-        attachment.detach()
-    rollouts.forget_host()
-
-
-def host(names=None):
-    """(sampling function, reward function) of the host; the reward is of `names` with their weights."""
-    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
-    from flow_grpo.rewards import multi_score
-
-    return pipeline_with_logprob, multi_score("cpu", names or {"jpeg_compressibility": 2.0})
-
-
-def undisturbed(pipeline, guidance):
-    """The host alone: what it returns; arguments, output and all blocks' outputs of its call at the decision step."""
-    function, _ = host()
-    calls = []
-    blocks = []
-
-    def seen(module, args, kwargs, output):
-        calls.append((dict(kwargs), output[0].clone()))
-
-    handle = pipeline.transformer.register_forward_hook(seen, with_kwargs=True)
-    inner = [
-        block.register_forward_hook(lambda module, args, output: blocks.append(output[1].clone()))
-        for block in pipeline.transformer.transformer_blocks
-    ]
-    result = sample(function.__wrapped__, pipeline, encode(pipeline), guidance)
-    for each in (handle, *inner):
-        each.remove()
-    depth = len(pipeline.transformer.transformer_blocks)
-    return result, calls[STEP], blocks[STEP * depth: (STEP + 1) * depth]
-
-
-def guide(output, guidance):
-    if guidance == 1.0:
-        return output
-    unconditional, conditional = output.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
-
-
-def jpeg(pipeline, latents):
-    """The scorer's own values of latents that the host's decoder would decode."""
-    from flow_grpo.rewards import SCORERS
-
-    config = pipeline.vae.config
-    with torch.no_grad():
-        decoded = pipeline.vae.decode(latents / config.scaling_factor + config.shift_factor).sample
-    images = pipeline.image_processor.postprocess(decoded, output_type="pt")
-    return np.asarray(SCORERS["jpeg_compressibility"]("cpu")(images, PROMPTS, None)[0])
+__all__ = ["attach", "one_thread", "pipeline"]  # fixtures
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -160,30 +81,6 @@ def test_points_of_the_look_ahead():
     assert (np.diff(widths) > 0).all(), "without a shift the steps grow towards the end"
 
 
-def look_ahead(pipeline, kwargs, output, guidance, guided, evaluations):
-    """Big Euler steps by plain calls of the transformer."""
-    sigmas = [float(sigma) for sigma in pipeline.scheduler.sigmas]
-    ends = np.interp(
-        STEP + (STEPS - STEP) * (np.arange(evaluations + 2) / (evaluations + 1)) ** SPACING, np.arange(STEPS + 1), sigmas
-    ).tolist()
-    state = kwargs["hidden_states"][:ROWS]
-    velocity = guide(output, guidance)
-    both = guided and guidance != 1.0
-    rows = slice(None) if both else slice(-ROWS, None)
-    for position, (here, there) in enumerate(zip(ends, ends[1:])):
-        if position:
-            with torch.no_grad():
-                said = pipeline.transformer(
-                    hidden_states=torch.cat([state] * 2) if both else state,
-                    timestep=torch.full((2 * ROWS if both else ROWS,), here * 1000),
-                    encoder_hidden_states=kwargs["encoder_hidden_states"][rows],
-                    pooled_projections=kwargs["pooled_projections"][rows], return_dict=False,
-                )[0]
-            velocity = guide(said, guidance) if both else said
-        state = state + (there - here) * velocity
-    return state
-
-
 @pytest.mark.parametrize("guidance, guided, evaluations", [(1.0, 1, 1), (2.5, 1, 1), (2.5, 1, 3), (2.5, 0, 2)])
 def test_scores_of_previews_and_of_the_look_ahead(pipeline, attach, guidance, guided, evaluations):
     _, session = attach(["preview", "lookahead"], lookahead_steps=evaluations, lookahead_guided=guided)
@@ -199,36 +96,6 @@ def test_scores_of_previews_and_of_the_look_ahead(pipeline, attach, guidance, gu
     assert batch.options["scores_per_preview"] == batch.scores["lookahead"].shape[1] == 1
     assert 0 < batch.phases[3] + batch.phases[4] == pytest.approx(batch.phases[1])
     assert batch.phases[0] > 0 and batch.phases[5] == 0
-
-
-def apart_or_once(pipeline, prompt_embeds, pooled_prompt_embeds, negative_prompt_embeds,
-                  negative_pooled_prompt_embeds, num_inference_steps, guidance_scale, branches, **_):
-    """A host that asks for each branch of guidance in a call of its own, the prompt's first; or for that one alone."""
-    pipeline._guidance_scale = guidance_scale
-    pipeline.scheduler.set_timesteps(num_inference_steps)
-    state = torch.randn((ROWS, 8, 8, 8))
-    latents = [state]
-    texts = ((prompt_embeds, pooled_prompt_embeds), (negative_prompt_embeds, negative_pooled_prompt_embeds))
-    with torch.no_grad():
-        for step, time in enumerate(pipeline.scheduler.timesteps):
-            said = [
-                pipeline.transformer(
-                    hidden_states=state, timestep=time.expand(ROWS), encoder_hidden_states=text,
-                    pooled_projections=pooled, return_dict=False,
-                )[0]
-                for text, pooled in texts[:branches]
-            ]
-            velocity = said[-1] + guidance_scale * (said[0] - said[-1])
-            noise = 0.1 * torch.randn_like(state) if step < 2 else 0.0
-            state = state + (pipeline.scheduler.sigmas[step + 1] - pipeline.scheduler.sigmas[step]) * velocity + noise
-            latents.append(state)
-        config = pipeline.vae.config
-        decoded = pipeline.vae.decode(state / config.scaling_factor + config.shift_factor, return_dict=False)[0]
-    return pipeline.image_processor.postprocess(decoded, output_type="pt"), latents, []
-
-
-def apart(pipeline, noise_level=0.7, **arguments):
-    return apart_or_once(pipeline, branches=2, **arguments)
 
 
 @pytest.mark.parametrize("kept", [None, KEPT])
@@ -268,13 +135,6 @@ def test_a_host_whose_guidance_is_only_a_number_is_met_at_its_one_call(pipeline,
     assert torch.equal(state, latents[STEP]) and "hidden" in batch.vectors
     following = float(pipeline.scheduler.sigmas[STEP + 1])
     assert torch.allclose(state + (following - sigma) * velocity, latents[STEP + 1], atol=1e-6)
-
-
-def fingerprint(module):
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
