@@ -1,4 +1,5 @@
 /* Stands in for segment.c, load.c and slab.c in a build without HDF5: the same names, and the truth. */
+#include "grpo_accel/record/columns.h"
 #include "grpo_accel/record/load.h"
 #include "grpo_accel/record/segment.h"
 #include "grpo_accel/record/slab.h"
@@ -29,6 +30,15 @@ ga_status ga_segment_read_slabs(const char *path, const ga_slab *slabs, int32_t 
 
 ga_status ga_segment_count_rows(const char *path, const char *dataset, int64_t *rows_out, ga_error *error) {
     (void)dataset;
+    (void)rows_out;
+    return GA_FAIL(error, GA_ERR_MISSING,
+        "%s: can't be read, built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled", path);
+}
+
+ga_status ga_record_read_named(
+    const char *path, ga_record_named *columns, int32_t count, int64_t *rows_out, ga_error *error) {
+    (void)columns;
+    (void)count;
     (void)rows_out;
     return GA_FAIL(error, GA_ERR_MISSING,
         "%s: can't be read, built without HDF5; install libhdf5-dev and configure with -Dhdf5=enabled", path);
