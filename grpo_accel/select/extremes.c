@@ -20,9 +20,9 @@ typedef struct ordered_row {
 } ordered_row;
 
 /*
- * Nodes: groups 0 … groups-1, then ranks. A set is optimal for its floors when prices exist with
+ * Nodes: groups 0 … groups-1, then ranks. A set is optimal for its bounds when prices exist with
  *     weight + price of group ≥ price of rank for kept rows, ≤ for the others,
- * and price of group > 0 only where the group stands at its floor.
+ * price of group > 0 only where the group stands at its floor, < 0 only where it stands at its cap.
  */
 typedef struct matching {
     const ga_grid *grid;
@@ -32,9 +32,10 @@ typedef struct matching {
     int32_t *member;    /* [count] each group's slots, ties in that order too */
     uint8_t *kept;      /* [count] */
     int32_t *held;      /* [groups] kept rows */
-    int32_t *floor;     /* [groups] */
-    int32_t *visit;     /* [groups] order in which floors are raised: by chance */
-    uint8_t *stuck;     /* [nodes] from here no group above its floor is in reach, now and ever */
+    int32_t *floor;     /* [groups] as raised so far */
+    int32_t *cap;       /* [groups] as lowered so far */
+    int32_t *visit;     /* [groups] order in which bounds are moved: by chance */
+    uint8_t *stuck;     /* [nodes] on no path that any search to come could end, see finish_search() */
     double *price;      /* [nodes] */
     double *distance;   /* [nodes] of the current search; infinite: not reached */
     int32_t *via;       /* [nodes] slot of the row by which a node was reached */
@@ -42,6 +43,8 @@ typedef struct matching {
     uint32_t *tie;      /* [nodes] */
     int32_t *reached;   /* [nodes] list of reached nodes */
     int32_t reached_count;
+    bool giving;      /* the current search frees its group of a row; false: it wins it one */
+    double length;    /* of the path that it found */
     heap_entry *heap; /* [count + 1]: each row is relaxed at most once a search */
     int32_t heap_count;
 } matching;
@@ -56,6 +59,7 @@ static bool take_matching(ga_arena *arena, const ga_grid *grid, matching *m) {
     m->kept = ga_arena_take(arena, count, sizeof *m->kept);
     m->held = ga_arena_take(arena, groups, sizeof *m->held);
     m->floor = ga_arena_take(arena, groups, sizeof *m->floor);
+    m->cap = ga_arena_take(arena, groups, sizeof *m->cap);
     m->visit = ga_arena_take(arena, groups, sizeof *m->visit);
     m->stuck = ga_arena_take(arena, nodes, sizeof *m->stuck);
     m->price = ga_arena_take(arena, nodes, sizeof *m->price);
@@ -66,7 +70,7 @@ static bool take_matching(ga_arena *arena, const ga_grid *grid, matching *m) {
     m->reached = ga_arena_take(arena, nodes, sizeof *m->reached);
     m->heap = ga_arena_take(arena, count + 1, sizeof *m->heap);
     return m->weight != NULL && m->order != NULL && m->member != NULL && m->kept != NULL && m->held != NULL &&
-           m->floor != NULL && m->visit != NULL && m->stuck != NULL && m->price != NULL &&
+           m->floor != NULL && m->cap != NULL && m->visit != NULL && m->stuck != NULL && m->price != NULL &&
            m->distance != NULL && m->via != NULL && m->settled != NULL && m->tie != NULL &&
            m->reached != NULL && m->heap != NULL;
 }
@@ -194,14 +198,21 @@ static void relax(matching *m, int32_t node, double distance, double reduced_cos
     heap_push(m, (heap_entry){reached_at, m->tie[node], node});
 }
 
-/* A group that needs a row may take any of its rows that is not kept: that row's rank then has one too many.
+static double signed_cost(const matching *m, double cost) {
+    return m->giving ? -cost : cost;
+}
+
+/*
+ * A group that needs a row may take any of its rows that is not kept: that row's rank then has one too many.
+ * When giving, all is the other way round: a group drops a kept row, and its rank then lacks one.
  */
 static void relax_from_group(matching *m, int32_t group, double distance) {
     for (int32_t i = m->grid->member_start[group]; i < m->grid->member_start[group + 1]; i++) {
         const int32_t slot = m->member[i];
         const int32_t rank_node = m->grid->groups + ga_grid_rank(m->grid, slot);
-        if (!m->kept[slot]) {
-            relax(m, rank_node, distance, m->price[rank_node] - (m->weight[slot] + m->price[group]), slot);
+        if (m->kept[slot] == m->giving) {
+            const double cost = m->price[rank_node] - (m->weight[slot] + m->price[group]);
+            relax(m, rank_node, distance, signed_cost(m, cost), slot);
         }
     }
 }
@@ -212,108 +223,156 @@ static void relax_from_rank(matching *m, int32_t rank_node, double distance) {
     for (int32_t i = first; i < first + m->grid->rows_per_rank; i++) {
         const int32_t slot = m->order[i].slot;
         const int32_t group = m->grid->group[slot];
-        if (m->kept[slot]) {
-            relax(m, group, distance, m->weight[slot] + m->price[group] - m->price[rank_node], slot);
+        if (m->kept[slot] != m->giving) {
+            const double cost = m->weight[slot] + m->price[group] - m->price[rank_node];
+            relax(m, group, distance, signed_cost(m, cost), slot);
         }
     }
 }
 
-/* Cheapest way to give `wanting` a row at the expense of a group above its floor; that group, or -1. */
-static int32_t search(matching *m, int32_t wanting) {
+/* A path may end at a group that can spare a row, or, when giving, has room for one. */
+static bool can_end(const matching *m, int32_t group) {
+    return m->giving ? m->held[group] < m->cap[group] : m->held[group] > m->floor[group];
+}
+
+/* Cheapest way to move `start` by one row at the expense of a group that can bear it; that group, or -1. */
+static int32_t search(matching *m, int32_t start) {
+    int32_t end = -1;
     m->heap_count = 0;
     m->reached_count = 0;
-    relax(m, wanting, 0, 0, -1);
+    m->length = (double)INFINITY;
+    relax(m, start, 0, 0, -1);
     while (m->heap_count > 0) {
         const heap_entry entry = heap_pop(m);
+        if (entry.distance >= m->length) {
+            break;
+        }
         if (m->settled[entry.node]) {
             continue;
         }
         m->settled[entry.node] = 1;
         if (entry.node >= m->grid->groups) {
             relax_from_rank(m, entry.node, entry.distance);
-        } else if (entry.node != wanting && m->held[entry.node] > m->floor[entry.node]) {
-            return entry.node;
-        } else {
+            continue;
+        }
+        const double ended = entry.distance + fmax(0, signed_cost(m, -m->price[entry.node]));
+        if (entry.node != start && can_end(m, entry.node) && ended < m->length) {
+            m->length = ended;
+            end = entry.node;
+        }
+        if (entry.distance < m->length) {
             relax_from_group(m, entry.node, entry.distance);
         }
     }
-    return -1;
+    return end;
 }
 
 /* Exchanges rows along the path that the search found. */
-static void exchange_rows(matching *m, int32_t wanting, int32_t giving) {
-    m->held[giving]--;
-    m->held[wanting]++;
-    for (int32_t group = giving; group != wanting;) {
-        const int32_t dropped = m->via[group];
-        const int32_t taken = m->via[m->grid->groups + ga_grid_rank(m->grid, dropped)];
-        m->kept[dropped] = 0;
-        m->kept[taken] = 1;
-        group = m->grid->group[taken];
+static void exchange_rows(matching *m, int32_t start, int32_t end) {
+    m->held[end] += m->giving ? 1 : -1;
+    m->held[start] += m->giving ? -1 : 1;
+    for (int32_t group = end; group != start;) {
+        const int32_t near = m->via[group];
+        const int32_t far = m->via[m->grid->groups + ga_grid_rank(m->grid, near)];
+        m->kept[near] = !m->kept[near];
+        m->kept[far] = !m->kept[far];
+        group = m->grid->group[far];
     }
 }
 
 /*
- * New prices for which the exchanged set is optimal; forgets the search. Where it found nothing, all that it
- * reached is stuck together: what later exchanges do stays outside of it.
+ * New prices for which the exchanged set is optimal; forgets the search. Where it found no end, all that it
+ * reached stands at its bounds and stays as it is: no row leads out of it in the search's direction, so none
+ * leads into it for a search in the other, and one in the same direction would never come out again.
  */
-static void finish_search(matching *m, int32_t giving) {
-    const double length = giving >= 0 ? m->distance[giving] : 0;
+static void finish_search(matching *m, bool found) {
     for (int32_t i = 0; i < m->reached_count; i++) {
         const int32_t node = m->reached[i];
-        if (giving < 0) {
+        if (!found) {
             m->stuck[node] = 1;
         } else if (m->settled[node]) {
-            m->price[node] += fmax(0, length - m->distance[node]);
+            m->price[node] += signed_cost(m, fmax(0, m->length - m->distance[node]));
         }
         m->distance[node] = (double)INFINITY;
         m->settled[node] = 0;
     }
 }
 
-/* One row more for the group; false if no set gives it one without breaking another floor. */
-static bool raise_group(matching *m, int32_t group) {
-    const int32_t giving = search(m, group);
-    if (giving >= 0) {
-        exchange_rows(m, group, giving);
+/* One row more, or less, for the group; false if no set does that without breaking another bound. */
+static bool move_group(matching *m, int32_t group, bool giving) {
+    m->giving = giving;
+    const int32_t end = search(m, group);
+    if (end >= 0) {
+        exchange_rows(m, group, end);
     }
-    finish_search(m, giving);
-    return giving >= 0;
+    finish_search(m, end >= 0);
+    return end >= 0;
 }
 
 /* Floors to `level` where they are not yet; first those that cost nothing, so that nobody takes from them. */
-static void raise_floors(matching *m, int32_t level) {
+static void raise_floors(matching *m, const int32_t *asked, int32_t level) {
     for (int32_t group = 0; group < m->grid->groups; group++) {
-        if (m->held[group] >= level && !m->stuck[group]) {
+        if (m->held[group] >= level && asked[group] >= level) {
             m->floor[group] = level;
         }
     }
     for (int32_t i = 0; i < m->grid->groups; i++) {
         const int32_t group = m->visit[i];
-        if (m->stuck[group] || m->floor[group] >= level || ga_grid_group_size(m->grid, group) < level) {
-            continue;
-        }
-        if (raise_group(m, group)) {
+        if (m->floor[group] < level && asked[group] >= level && !m->stuck[group] &&
+            move_group(m, group, false)) {
             m->floor[group] = level;
         }
     }
 }
 
-static int32_t largest_group(const ga_grid *grid) {
+/* Caps to `excess` above those asked for where they are not yet; first those that cost nothing. */
+static void lower_caps(matching *m, const int32_t *asked, int32_t excess) {
+    for (int32_t group = 0; group < m->grid->groups; group++) {
+        if (m->held[group] <= asked[group] + excess) {
+            m->cap[group] = asked[group] + excess;
+        }
+    }
+    for (int32_t i = 0; i < m->grid->groups; i++) {
+        const int32_t group = m->visit[i];
+        if (m->held[group] > asked[group] + excess && !m->stuck[group] && move_group(m, group, true)) {
+            m->cap[group] = asked[group] + excess;
+        }
+    }
+}
+
+/* Caps at which nothing has to move yet; returns how far the furthest group is above what was asked for. */
+static int32_t start_caps(matching *m, const int32_t *asked) {
     int32_t largest = 0;
-    for (int32_t group = 0; group < grid->groups; group++) {
-        const int32_t size = ga_grid_group_size(grid, group);
-        largest = size > largest ? size : largest;
+    for (int32_t group = 0; group < m->grid->groups; group++) {
+        const int32_t excess = m->held[group] - asked[group];
+        largest = excess > largest ? excess : largest;
+        m->cap[group] = excess > 0 ? m->held[group] : asked[group];
     }
     return largest;
 }
 
-static ga_status check_input(
-    const ga_grid *grid, const double *weight, int32_t keep_per_rank, int32_t min_group, ga_error *error) {
-    if (keep_per_rank < 1 || keep_per_rank > grid->rows_per_rank || min_group < 0) {
-        return GA_FAIL(error, GA_ERR_ARGUMENT,
-            "can't keep %d of %d rows a rank with at least %d of each group", (int)keep_per_rank,
-            (int)grid->rows_per_rank, (int)min_group);
+/* The highest floor asked for, or 0 where all are met already. */
+static int32_t highest_floor(const matching *m, const int32_t *asked) {
+    int32_t highest = 0;
+    bool short_of_one = false;
+    for (int32_t group = 0; group < m->grid->groups; group++) {
+        highest = asked[group] > highest ? asked[group] : highest;
+        short_of_one = short_of_one || m->held[group] < asked[group];
+    }
+    return short_of_one ? highest : 0;
+}
+
+static ga_status check_input(const ga_grid *grid, const double *weight, int32_t keep_per_rank,
+    const ga_bounds *bounds, ga_error *error) {
+    if (keep_per_rank < 1 || keep_per_rank > grid->rows_per_rank) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT, "can't keep %d of %d rows a rank", (int)keep_per_rank,
+            (int)grid->rows_per_rank);
+    }
+    for (int32_t group = 0; group < grid->groups; group++) {
+        if (bounds->floor[group] < 0 || bounds->floor[group] > bounds->cap[group]) {
+            return GA_FAIL(error, GA_ERR_ARGUMENT, "can't keep %d to %d rows of a group",
+                (int)bounds->floor[group], (int)bounds->cap[group]);
+        }
     }
     for (int32_t slot = 0; slot < grid->count; slot++) {
         if (isnan(weight[slot]) || (isinf(weight[slot]) && weight[slot] < 0)) {
@@ -324,24 +383,52 @@ static ga_status check_input(
     return GA_OK;
 }
 
+/* Caps from the highest excess downward, floors from 0 upward, one row at a time: so both give way evenly. */
+static void move_bounds(matching *m, const ga_bounds *asked, ga_random *random) {
+    const int32_t excess = start_caps(m, asked->cap);
+    if (excess > 0 || highest_floor(m, asked->floor) > 0) {
+        prepare_searches(m, random);
+    }
+    for (int32_t above = excess - 1; above >= 0; above--) {
+        lower_caps(m, asked->cap, above);
+    }
+    const int32_t highest = highest_floor(m, asked->floor);
+    if (highest == 0) {
+        memcpy(m->floor, asked->floor, ga_size(m->grid->groups) * sizeof *m->floor);
+    }
+    for (int32_t level = 1; level <= highest; level++) {
+        raise_floors(m, asked->floor, level);
+    }
+}
+
+ga_status ga_bounds_make(const ga_grid *grid, int32_t min_group, int32_t max_group, ga_arena *arena,
+    ga_bounds *bounds_out, ga_error *error) {
+    int32_t *floor = ga_arena_take(arena, ga_size(grid->groups), sizeof *floor);
+    int32_t *cap = ga_arena_take(arena, ga_size(grid->groups), sizeof *cap);
+    if (floor == NULL || cap == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for bounds of %d groups", (int)grid->groups);
+    }
+    for (int32_t group = 0; group < grid->groups; group++) {
+        const int32_t size = ga_grid_group_size(grid, group);
+        cap[group] = max_group > 0 && max_group < size ? max_group : size;
+        floor[group] = min_group < cap[group] ? min_group : cap[group];
+    }
+    *bounds_out = (ga_bounds){floor, cap};
+    return GA_OK;
+}
+
 ga_status ga_extremes_choose(const ga_grid *grid, const double *weight, int32_t keep_per_rank,
-    int32_t min_group, ga_random random, ga_arena *arena, uint8_t *kept_out, int32_t *floor_out,
-    ga_error *error) {
-    GA_TRY(check_input(grid, weight, keep_per_rank, min_group, error));
+    ga_random random, ga_arena *arena, ga_bounds *bounds, uint8_t *kept_out, ga_error *error) {
+    GA_TRY(check_input(grid, weight, keep_per_rank, bounds, error));
     matching m = {.grid = grid, .keep_per_rank = keep_per_rank};
     if (!take_matching(arena, grid, &m)) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory to choose among %d rows", (int)grid->count);
     }
     normalise_weights(weight, ga_size(grid->count), m.weight);
     take_best_of_ranks(&m, &random);
-    if (min_group > 0) {
-        prepare_searches(&m, &random);
-        const int32_t largest = largest_group(grid);
-        for (int32_t level = 1; level <= min_group && level <= largest; level++) {
-            raise_floors(&m, level);
-        }
-    }
+    move_bounds(&m, bounds, &random);
     memcpy(kept_out, m.kept, ga_size(grid->count) * sizeof *kept_out);
-    memcpy(floor_out, m.floor, ga_size(grid->groups) * sizeof *floor_out);
+    memcpy(bounds->floor, m.floor, ga_size(grid->groups) * sizeof *bounds->floor);
+    memcpy(bounds->cap, m.cap, ga_size(grid->groups) * sizeof *bounds->cap);
     return GA_OK;
 }

@@ -2,48 +2,109 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "grpo_accel/base/check.h"
+#include "grpo_accel/select/settle.h"
 
-enum { PROJECTIONS_MAX = 400 };
+enum { SWEEPS_MAX = 60, STEPS_MAX = 200 };
 
-static const double SHORT_OF_FLOOR = 1e-10;
+/* Rows by which a group may miss a bound for what comes after the sweeps to settle. */
+static const double CLOSE_TO_BOUND = 1e-9;
 /* Stands for an infinite weight: so much more than the largest finite one that the cap at 1 decides. */
 static const double RATIO_MAX = 1e12;
 /* Stands for 0, so that a rank reaches its quota even where fewer of its rows than that have a weight. */
 static const double RATIO_MIN = 1e-12;
+/* Where bounds leave no choice factors grow without end; beyond this they would overflow. */
+static const double FACTOR_MAX = 1e100;
 
-/* Multiplies p[slots] by one factor, capped at 1, so that they sum to target (0 ≤ target ≤ n). */
-static void scale_to_sum(double *p, const int32_t *slots, int32_t n, double target) {
-    double factor = 0, free_sum = 0;
-    int32_t capped = -1, capped_before;
-    do {
-        capped_before = capped;
-        capped = 0;
-        free_sum = 0;
-        for (int32_t i = 0; i < n; i++) {
-            if (factor * p[slots[i]] >= 1) {
-                capped++;
-            } else {
-                free_sum += p[slots[i]];
-            }
+typedef struct fit {
+    const ga_grid *grid;
+    const ga_inclusion_limits *limits;
+    double *ratio;        /* [count] weight in units of the largest */
+    double *low;          /* [count] */
+    double *high;         /* [count] */
+    double *p;            /* [count] */
+    double *group_factor; /* [groups] b */
+    double *rank_factor;  /* [ranks] a */
+    double *part[3];      /* [count] weight, low, high of one rank or group */
+} fit;
+
+static bool take_fit(ga_arena *arena, fit *f) {
+    const size_t count = ga_size(f->grid->count);
+    f->ratio = ga_arena_take(arena, count, sizeof *f->ratio);
+    f->low = ga_arena_take(arena, count, sizeof *f->low);
+    f->high = ga_arena_take(arena, count, sizeof *f->high);
+    f->p = ga_arena_take(arena, count, sizeof *f->p);
+    f->group_factor = ga_arena_take(arena, ga_size(f->grid->groups), sizeof *f->group_factor);
+    f->rank_factor = ga_arena_take(arena, ga_size(f->grid->ranks), sizeof *f->rank_factor);
+    for (int i = 0; i < 3; i++) {
+        f->part[i] = ga_arena_take(arena, count, sizeof *f->part[i]);
+    }
+    return f->ratio != NULL && f->low != NULL && f->high != NULL && f->p != NULL && f->group_factor != NULL &&
+           f->rank_factor != NULL && f->part[0] != NULL && f->part[1] != NULL && f->part[2] != NULL;
+}
+
+static double clip(double value, double low, double high) {
+    return value < low ? low : (value > high ? high : value);
+}
+
+/* Factors between which the sum passes the target; false if *above is the answer. */
+static bool bracket_factor(const double *weight, const double *low, const double *high, int32_t count,
+    double target, double *below, double *above) {
+    double low_sum = 0, high_sum = 0, weight_sum = 0, first = (double)INFINITY, last = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const bool moves = low[i] < high[i] && weight[i] > 0;
+        low_sum += low[i];
+        high_sum += moves ? high[i] : low[i];
+        weight_sum += moves ? weight[i] : 0;
+        first = moves ? fmin(first, low[i] / weight[i]) : first;
+        last = moves ? fmax(last, high[i] / weight[i]) : last;
+    }
+    if (target <= low_sum || target >= high_sum) {
+        *above = target <= low_sum && isfinite(first) ? first : last;
+        return false;
+    }
+    *below = (target - low_sum) / weight_sum; /* clip(a·w, l, h) ≤ l + a·w */
+    *above = last;
+    return true;
+}
+
+double ga_scale_factor(
+    const double *weight, const double *low, const double *high, int32_t count, double target) {
+    double below = 0, above = 0;
+    if (!bracket_factor(weight, low, high, count, target, &below, &above)) {
+        return above;
+    }
+    double factor = below;
+    for (int step = 0; step < STEPS_MAX; step++) {
+        double sum = 0, slope = 0;
+        for (int32_t i = 0; i < count; i++) {
+            const double scaled = factor * weight[i];
+            sum += clip(scaled, low[i], high[i]);
+            slope += scaled > low[i] && scaled < high[i] ? weight[i] : 0;
         }
-        factor = free_sum > 0 ? fmax(factor, (target - capped) / free_sum) : factor;
-    } while (capped != capped_before && free_sum > 0);
-    for (int32_t i = 0; i < n; i++) {
-        p[slots[i]] = fmin(1, factor * p[slots[i]]);
+        if (fabs(target - sum) <= 1e-15 * target) {
+            break;
+        }
+        if (sum < target) {
+            below = factor;
+        } else {
+            above = factor;
+        }
+        /* Newton's step, exact once the clipped entries are the right ones; the bracket in between. */
+        const double newton = slope > 0 ? factor + (target - sum) / slope : 0;
+        const double next = newton > below && newton < above ? newton : sqrt(below) * sqrt(above);
+        if (next == factor) {
+            break;
+        }
+        factor = next;
     }
+    return factor;
 }
 
-static double sum_of(const double *p, const int32_t *slots, int32_t n) {
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        sum += p[slots[i]];
-    }
-    return sum;
-}
-
-static ga_status start_from_weights(const ga_grid *grid, const double *weight, double *p, ga_error *error) {
+static ga_status start_from_weights(fit *f, const double *weight, ga_error *error) {
+    const ga_grid *grid = f->grid;
     double largest = 0;
     for (int32_t slot = 0; slot < grid->count; slot++) {
         if (isnan(weight[slot]) || weight[slot] < 0) {
@@ -54,51 +115,96 @@ static ga_status start_from_weights(const ga_grid *grid, const double *weight, d
     }
     for (int32_t slot = 0; slot < grid->count; slot++) {
         const double finite_ratio = largest > 0 ? weight[slot] / largest : 1;
-        p[slot] = isinf(weight[slot]) ? RATIO_MAX : fmax(RATIO_MIN, finite_ratio);
+        f->ratio[slot] = isinf(weight[slot]) ? RATIO_MAX : fmax(RATIO_MIN, finite_ratio);
     }
     return GA_OK;
 }
 
-/* slots: 0, 1, 2, …; a rank's part of it are its slots. */
-static void project_ranks(const ga_grid *grid, const int32_t *slots, int32_t keep_per_rank, double *p) {
-    for (int32_t rank = 0; rank < grid->ranks; rank++) {
-        scale_to_sum(
-            p, slots + (size_t)rank * ga_size(grid->rows_per_rank), grid->rows_per_rank, keep_per_rank);
+/* Range of each probability; all factors at 1. */
+static void set_ranges(fit *f) {
+    const ga_grid *grid = f->grid;
+    const double by_chance = (double)f->limits->keep_per_rank / (double)grid->rows_per_rank;
+    for (int32_t group = 0; group < grid->groups; group++) {
+        const int32_t size = ga_grid_group_size(grid, group);
+        const int32_t cap = f->limits->bounds != NULL ? f->limits->bounds->cap[group] : size;
+        const double low = fmin(fmin(f->limits->least, by_chance), (double)cap / (double)size);
+        for (int32_t i = grid->member_start[group]; i < grid->member_start[group + 1]; i++) {
+            f->low[grid->member[i]] = low;
+            f->high[grid->member[i]] = 1;
+        }
+        f->group_factor[group] = 1;
     }
 }
 
-/* true if a group was short of its floor and has been raised. */
-static bool project_groups(const ga_grid *grid, const int32_t *floor, double *p) {
-    bool changed = false;
-    for (int32_t group = 0; group < grid->groups; group++) {
-        const int32_t *members = grid->member + grid->member_start[group];
-        const int32_t size = ga_grid_group_size(grid, group);
-        if (sum_of(p, members, size) < (double)floor[group] - SHORT_OF_FLOOR) {
-            scale_to_sum(p, members, size, floor[group]);
-            changed = true;
+/* Each rank's factor, and with it the probabilities. */
+static void project_ranks(fit *f) {
+    const int32_t rows = f->grid->rows_per_rank;
+    for (int32_t rank = 0; rank < f->grid->ranks; rank++) {
+        const int32_t first = rank * rows;
+        double *weight = f->part[0];
+        for (int32_t i = 0; i < rows; i++) {
+            weight[i] = f->ratio[first + i] * f->group_factor[f->grid->group[first + i]];
+        }
+        f->rank_factor[rank] =
+            ga_scale_factor(weight, f->low + first, f->high + first, rows, f->limits->keep_per_rank);
+        for (int32_t i = 0; i < rows; i++) {
+            f->p[first + i] = clip(f->rank_factor[rank] * weight[i], f->low[first + i], f->high[first + i]);
         }
     }
-    return changed;
 }
 
-ga_status ga_inclusion_fit(const ga_grid *grid, const double *weight, int32_t keep_per_rank,
-    const int32_t *floor, ga_arena *arena, double *inclusion_out, ga_error *error) {
-    double *p = ga_arena_take(arena, ga_size(grid->count), sizeof *p);
-    int32_t *slots = ga_arena_take(arena, ga_size(grid->count), sizeof *slots);
-    if (p == NULL || slots == NULL) {
+/* One group's factor; returns by how much its sum changes. */
+static double project_group(fit *f, int32_t group) {
+    const ga_grid *grid = f->grid;
+    const int32_t size = ga_grid_group_size(grid, group);
+    double before = 0, plain = 0;
+    for (int32_t i = 0; i < size; i++) {
+        const int32_t slot = grid->member[grid->member_start[group] + i];
+        f->part[0][i] = f->ratio[slot] * f->rank_factor[ga_grid_rank(grid, slot)];
+        f->part[1][i] = f->low[slot];
+        f->part[2][i] = f->high[slot];
+        before += f->p[slot];
+        plain += clip(f->part[0][i], f->low[slot], f->high[slot]);
+    }
+    const double target = clip(plain, f->limits->bounds->floor[group], f->limits->bounds->cap[group]);
+    const double factor =
+        target == plain ? 1 : ga_scale_factor(f->part[0], f->part[1], f->part[2], size, target);
+    f->group_factor[group] = clip(factor, 1 / FACTOR_MAX, FACTOR_MAX);
+    return fabs(target - before);
+}
+
+static double project_groups(fit *f) {
+    double worst = 0;
+    for (int32_t group = 0; group < f->grid->groups; group++) {
+        worst = fmax(worst, project_group(f, group));
+    }
+    return worst;
+}
+
+/* Ranks and groups in turn, until the groups are within their bounds or as close as this gets. */
+static void solve(fit *f) {
+    project_ranks(f);
+    for (int sweep = 0; f->limits->bounds != NULL && sweep < SWEEPS_MAX; sweep++) {
+        if (project_groups(f) <= CLOSE_TO_BOUND) {
+            return;
+        }
+        project_ranks(f);
+    }
+}
+
+ga_status ga_inclusion_fit(const ga_grid *grid, const double *weight, const ga_inclusion_limits *limits,
+    ga_arena *arena, double *inclusion_out, ga_error *error) {
+    fit f = {.grid = grid, .limits = limits};
+    if (!take_fit(arena, &f)) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for probabilities of %d rows", (int)grid->count);
     }
-    GA_TRY(start_from_weights(grid, weight, p, error));
-    for (int32_t slot = 0; slot < grid->count; slot++) {
-        slots[slot] = slot;
+    GA_TRY(start_from_weights(&f, weight, error));
+    set_ranges(&f);
+    solve(&f);
+    if (limits->bounds != NULL) {
+        GA_TRY(ga_settle_bounds(grid, f.low, limits->bounds, arena, f.p, error));
     }
-    project_ranks(grid, slots, keep_per_rank, p);
-    for (int projection = 0; projection < PROJECTIONS_MAX && project_groups(grid, floor, p); projection++) {
-        project_ranks(grid, slots, keep_per_rank, p);
-    }
-    for (int32_t slot = 0; slot < grid->count; slot++) {
-        inclusion_out[slot] = p[slot];
-    }
+    memcpy(inclusion_out, f.p, ga_size(grid->count) * sizeof *inclusion_out);
     return GA_OK;
 }
 

@@ -51,7 +51,8 @@ static void weigh_threshold(
 
 static int32_t want_threshold(const ga_grid *grid, const ga_values *values, const ga_threshold *threshold) {
     if (threshold->kind == GA_THRESHOLD_QUANTILE) {
-        return grid->count - (int32_t)floor(fmin(1, fmax(0, threshold->value)) * grid->count);
+        const double pruned = fmin(1, fmax(0, threshold->value)) * grid->count;
+        return grid->count - (int32_t)floor(pruned + 1e-9); /* .29 of 100 is 29, whatever a double says */
     }
     int32_t wanted = 0;
     for (int32_t slot = 0; slot < grid->count; slot++) {
@@ -64,12 +65,12 @@ static int32_t want_threshold(const ga_grid *grid, const ga_values *values, cons
 }
 
 static const ga_policy POLICIES[GA_POLICY_COUNT] = {
-    [GA_POLICY_EXTREMES] = {"extremes", false, weigh_extremes, NULL},
-    [GA_POLICY_NEYMAN] = {"neyman", true, weigh_neyman, NULL},
-    [GA_POLICY_TOPK] = {"topk", false, weigh_topk, NULL},
-    [GA_POLICY_RANDOM] = {"random", true, weigh_random, NULL},
-    [GA_POLICY_THRESHOLD] = {"threshold", false, weigh_threshold, want_threshold},
-    [GA_POLICY_BUDGET] = {"budget", false, weigh_extremes, NULL},
+    [GA_POLICY_EXTREMES] = {.name = "extremes", .weigh = weigh_extremes},
+    [GA_POLICY_NEYMAN] = {.name = "neyman", .by_chance = true, .weigh = weigh_neyman},
+    [GA_POLICY_TOPK] = {.name = "topk", .weigh = weigh_topk},
+    [GA_POLICY_RANDOM] = {.name = "random", .by_chance = true, .weigh = weigh_random},
+    [GA_POLICY_THRESHOLD] = {.name = "threshold", .weigh = weigh_threshold, .want = want_threshold},
+    [GA_POLICY_BUDGET] = {.name = "budget", .weigh = weigh_extremes, .spreads_budget = true},
 };
 
 ga_status ga_policy_parse(const char *name, ga_policy_kind *kind_out, ga_error *error) {

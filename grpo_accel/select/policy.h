@@ -38,6 +38,8 @@ typedef struct ga_policy {
     /* Weight of each slot, infinite: to be kept. */
     void (*weigh)(
         const ga_grid *grid, const ga_values *values, const ga_threshold *threshold, double *weight_out);
+    /* Each group has a share of the batch's rows, given out before any row is looked at (budget.h). */
+    bool spreads_budget;
     /* How many rows of the whole batch the policy wants; NULL: the configured quota decides. */
     int32_t (*want)(const ga_grid *grid, const ga_values *values, const ga_threshold *threshold);
 } ga_policy;

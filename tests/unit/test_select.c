@@ -1,125 +1,18 @@
-#include "tests/unit/support.h"
+#include "tests/unit/select_batch.h"
 
-#include <math.h>
-#include <stdbool.h>
-#include <stdlib.h>
-
+#include "grpo_accel/select/budget.h"
 #include "grpo_accel/select/compact.h"
 #include "grpo_accel/select/extremes.h"
 #include "grpo_accel/select/inclusion.h"
-#include "grpo_accel/select/plan.h"
 #include "grpo_accel/select/rounding.h"
-
-#define assert_near(a, b, tolerance) assert_true(fabs((a) - (b)) <= (tolerance))
-
-enum { ROWS_MAX = 4096 };
-
-/* A batch: rows in order of (rank, index), members of the groups spread over the ranks by chance. */
-typedef struct batch {
-    int32_t ranks;
-    int32_t rows_per_rank;
-    int32_t count;
-    ga_candidate rows[ROWS_MAX];
-} batch;
-
-static batch *make_batch(ga_random *random, int32_t ranks, int32_t rows_per_rank, int32_t group_size) {
-    batch *b = calloc(1, sizeof *b);
-    assert_non_null(b);
-    b->ranks = ranks;
-    b->rows_per_rank = rows_per_rank;
-    b->count = ranks * rows_per_rank;
-    assert_true(b->count <= ROWS_MAX);
-    int32_t order[ROWS_MAX];
-    for (int32_t i = 0; i < b->count; i++) {
-        order[i] = i;
-    }
-    ga_random_shuffle(random, order, (uint32_t)b->count);
-    for (int32_t i = 0; i < b->count; i++) {
-        const uint64_t group = (uint64_t)(order[i] / group_size);
-        b->rows[i] = (ga_candidate){
-            .group = 1000 + group * group * 77,
-            .mean = (float)(0.3 * (double)group + (1 + (double)(group % 3)) * ga_random_normal(random)),
-            .variance = (float)(0.1 + ga_random_uniform(random)),
-            .rank = i / rows_per_rank,
-            .index = i % rows_per_rank,
-        };
-    }
-    return b;
-}
-
-static ga_plan_options default_options(const batch *b, int32_t keep_per_rank) {
-    return (ga_plan_options){
-        .policy = GA_POLICY_EXTREMES,
-        .ranks = b->ranks,
-        .keep_per_rank = keep_per_rank,
-        .seed = 5,
-        .batch = 17,
-        .std_kind = GA_STD_GLOBAL,
-    };
-}
-
-static ga_plan plan_of(const ga_plan_options *options, const batch *b, ga_arena *arena) {
-    ga_error error;
-    ga_error_clear(&error);
-    ga_plan plan = {0};
-    test_ok(ga_plan_make(options, b->rows, b->count, arena, &plan, &error), &error);
-    return plan;
-}
-
-static ga_grid grid_of(const batch *b, ga_arena *arena) {
-    ga_error error;
-    ga_error_clear(&error);
-    ga_grid grid = {0};
-    test_ok(ga_grid_make(b->rows, b->count, b->ranks, arena, &grid, &error), &error);
-    return grid;
-}
-
-static int kept_on_rank(const ga_plan *plan, const batch *b, int32_t rank) {
-    int kept = 0;
-    for (int32_t i = 0; i < b->count; i++) {
-        kept += b->rows[i].rank == rank && plan->kept[i];
-    }
-    return kept;
-}
-
-static int32_t kept_of_group(const ga_grid *grid, const uint8_t *kept, int32_t group) {
-    int32_t count = 0;
-    for (int32_t i = grid->member_start[group]; i < grid->member_start[group + 1]; i++) {
-        count += kept[grid->member[i]];
-    }
-    return count;
-}
-
-static double energy(const double *weight, const uint8_t *kept, int32_t count) {
-    double sum = 0;
-    for (int32_t i = 0; i < count; i++) {
-        sum += kept[i] ? weight[i] : 0;
-    }
-    return sum;
-}
 
 /* ---- extremes against brute force ---- */
 
 enum { SMALL_MAX = 12 };
 
-typedef struct best {
-    int32_t floors[SMALL_MAX]; /* ascending */
-    double energy;
-    bool found;
-} best;
-
 static int compare_int32(const void *left, const void *right) {
     const int32_t a = *(const int32_t *)left, b = *(const int32_t *)right;
     return (a > b) - (a < b);
-}
-
-/* Each group's count, cut at the floor that was asked for; ascending. */
-static void sorted_floors(const ga_grid *grid, const uint8_t *kept, int32_t min_group, int32_t *floors) {
-    for (int32_t group = 0; group < grid->groups; group++) {
-        const int32_t held = kept_of_group(grid, kept, group);
-        floors[group] = held < min_group ? held : min_group;
-    }
-    qsort(floors, (size_t)grid->groups, sizeof *floors, compare_int32);
 }
 
 static bool quota_holds(const ga_grid *grid, const uint8_t *kept, int32_t keep) {
@@ -135,83 +28,165 @@ static bool quota_holds(const ga_grid *grid, const uint8_t *kept, int32_t keep) 
     return true;
 }
 
-/* The largest energy among all sets that keep these floors, or the max-min floors if `floor` is NULL. */
-static best brute_force(
-    const ga_grid *grid, const double *weight, int32_t keep, int32_t min_group, const int32_t *floor) {
-    best found = {0};
+/* What a set grants: each group's count cut at the floor asked for, ascending; rows short of even more. */
+static void sorted_floors(
+    const ga_grid *grid, const uint8_t *kept, const int32_t *asked, int32_t sorted[SMALL_MAX]) {
+    for (int32_t group = 0; group < grid->groups; group++) {
+        const int32_t held = kept_of_group(grid, kept, group);
+        sorted[group] = held < asked[group] ? held : asked[group];
+    }
+    qsort(sorted, (size_t)grid->groups, sizeof *sorted, compare_int32);
+}
+
+/* Rows above each cap, negative, ascending: the worst group first, so that larger is better here too. */
+static void sorted_excesses(
+    const ga_grid *grid, const uint8_t *kept, const int32_t *asked, int32_t sorted[SMALL_MAX]) {
+    for (int32_t group = 0; group < grid->groups; group++) {
+        const int32_t excess = kept_of_group(grid, kept, group) - asked[group];
+        sorted[group] = excess > 0 ? -excess : 0;
+    }
+    qsort(sorted, (size_t)grid->groups, sizeof *sorted, compare_int32);
+}
+
+static int compare_sorted(const int32_t *a, const int32_t *b, int32_t count) {
+    for (int32_t i = 0; i < count; i++) {
+        if (a[i] != b[i]) {
+            return a[i] < b[i] ? -1 : 1;
+        }
+    }
+    return 0;
+}
+
+static bool bounds_hold(const ga_grid *grid, const uint8_t *kept, const ga_bounds *bounds) {
+    for (int32_t group = 0; group < grid->groups; group++) {
+        const int32_t held = kept_of_group(grid, kept, group);
+        if (held < bounds->floor[group] || held > bounds->cap[group]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+typedef struct best {
+    int32_t floors[SMALL_MAX];
+    int32_t excesses[SMALL_MAX];
+    double energy; /* among the sets within `granted` */
+} best;
+
+/* All sets with the quota: the most even floors and caps that any of them has, the best one within `granted`.
+ */
+static best brute_force(const ga_grid *grid, const double *weight, int32_t keep, const ga_bounds *asked,
+    const ga_bounds *granted) {
+    best found = {.energy = -(double)INFINITY};
+    bool first = true;
     for (unsigned set = 0; set < 1u << grid->count; set++) {
         uint8_t kept[SMALL_MAX];
+        int32_t floors[SMALL_MAX], excesses[SMALL_MAX];
         for (int32_t i = 0; i < grid->count; i++) {
             kept[i] = (uint8_t)(set >> i & 1u);
         }
         if (!quota_holds(grid, kept, keep)) {
             continue;
         }
-        bool floors_hold = true;
-        for (int32_t group = 0; floor != NULL && group < grid->groups; group++) {
-            floors_hold = floors_hold && kept_of_group(grid, kept, group) >= floor[group];
-        }
-        int32_t floors[SMALL_MAX];
-        sorted_floors(grid, kept, min_group, floors);
-        int better_floors = 0;
-        for (int32_t i = 0; i < grid->groups && better_floors == 0 && found.found; i++) {
-            better_floors = compare_int32(&floors[i], &found.floors[i]);
-        }
-        if (floors_hold && (!found.found || better_floors > 0)) {
+        sorted_floors(grid, kept, asked->floor, floors);
+        sorted_excesses(grid, kept, asked->cap, excesses);
+        if (first || compare_sorted(floors, found.floors, grid->groups) > 0) {
             memcpy(found.floors, floors, sizeof floors);
         }
-        if (floors_hold && (!found.found || energy(weight, kept, grid->count) > found.energy)) {
-            found.energy = energy(weight, kept, grid->count);
+        if (first || compare_sorted(excesses, found.excesses, grid->groups) > 0) {
+            memcpy(found.excesses, excesses, sizeof excesses);
         }
-        found.found = found.found || floors_hold;
+        first = false;
+        if (bounds_hold(grid, kept, granted)) {
+            found.energy = fmax(found.energy, energy(weight, kept, grid->count));
+        }
     }
     return found;
+}
+
+/* A small batch with groups of any size, weights with ties, bounds with and without room. */
+typedef struct small_case {
+    batch *b;
+    ga_grid grid;
+    int32_t keep;
+    double weight[SMALL_MAX];
+    ga_bounds asked, granted;
+    uint8_t kept[SMALL_MAX];
+} small_case;
+
+static small_case make_small(ga_random *random, int trial, ga_arena *arena) {
+    static const int32_t shapes[][2] = {
+        {1, 6}, {2, 3}, {2, 5}, {3, 3}, {3, 4}, {4, 2}, {5, 2}, {2, 4}, {4, 3}, {6, 2}};
+    small_case c = {0};
+    c.b = make_batch(random, shapes[trial % 10][0], shapes[trial % 10][1], 1);
+    const uint32_t groups = 1 + ga_random_below(random, 6);
+    for (int32_t i = 0; i < c.b->count; i++) {
+        c.b->rows[i].group = ga_random_below(random, groups);
+        c.weight[i] = trial % 3 == 0 ? ga_random_below(random, 3) : ga_random_normal(random);
+        c.weight[i] = trial % 5 == 0 && ga_random_below(random, 4) == 0 ? 1000 : c.weight[i];
+    }
+    c.grid = grid_of(c.b, arena);
+    c.keep = 1 + (int32_t)ga_random_below(random, (uint32_t)c.grid.rows_per_rank);
+    const int32_t min_group = (int32_t)ga_random_below(random, 4);
+    const int32_t max_group = (int32_t)ga_random_below(random, 5);
+    test_ok(ga_bounds_make(&c.grid, min_group, max_group, arena, &c.asked, NULL), NULL);
+    for (int32_t group = 0; trial % 2 == 0 && group < c.grid.groups; group++) {
+        c.asked.cap[group] = (int32_t)ga_random_below(random, 5);
+        c.asked.floor[group] = (int32_t)ga_random_below(random, (uint32_t)c.asked.cap[group] + 1);
+        const int32_t size = ga_grid_group_size(&c.grid, group);
+        c.asked.floor[group] = c.asked.floor[group] > size ? size : c.asked.floor[group];
+    }
+    test_ok(ga_bounds_make(&c.grid, 0, 0, arena, &c.granted, NULL), NULL);
+    memcpy(c.granted.floor, c.asked.floor, (size_t)c.grid.groups * sizeof(int32_t));
+    memcpy(c.granted.cap, c.asked.cap, (size_t)c.grid.groups * sizeof(int32_t));
+    return c;
+}
+
+static void choose_small(small_case *c, ga_random random, ga_arena *arena) {
+    double weight[SMALL_MAX];
+    for (int32_t i = 0; i < c->grid.count; i++) {
+        weight[i] = c->weight[i] >= 1000 ? (double)INFINITY : c->weight[i];
+    }
+    test_ok(ga_extremes_choose(&c->grid, weight, c->keep, random, arena, &c->granted, c->kept, NULL), NULL);
 }
 
 static void extremes_equal_brute_force(void **state) {
     (void)state;
     ga_random random = test_random(10);
     ga_arena *arena = ga_arena_create(0);
-    int lowered_cases = 0, raised_cases = 0;
-    for (int trial = 0; trial < 600; trial++) {
-        static const int32_t shapes[][2] = {{1, 6}, {2, 3}, {2, 5}, {3, 3}, {3, 4}, {4, 2}, {5, 2}, {2, 4}};
-        const int32_t *shape = shapes[trial % 8];
-        batch *b = make_batch(&random, shape[0], shape[1], 1);
-        for (int32_t i = 0; i < b->count; i++) {
-            b->rows[i].group = ga_random_below(&random, 2 + ga_random_below(&random, 5));
+    int lowered = 0, raised = 0, both = 0, moved = 0;
+    for (int trial = 0; trial < 4000; trial++) {
+        small_case c = make_small(&random, trial, arena);
+        choose_small(&c, random, arena);
+        const best expected = brute_force(&c.grid, c.weight, c.keep, &c.asked, &c.granted);
+        assert_true(quota_holds(&c.grid, c.kept, c.keep));
+        assert_true(bounds_hold(&c.grid, c.kept, &c.granted));
+        assert_near(energy(c.weight, c.kept, c.grid.count), expected.energy, 1e-9);
+        int32_t floors[SMALL_MAX], excesses[SMALL_MAX];
+        int lowered_here = 0, raised_here = 0;
+        for (int32_t group = 0; group < c.grid.groups; group++) {
+            floors[group] = c.granted.floor[group];
+            excesses[group] = c.asked.cap[group] - c.granted.cap[group];
+            lowered_here += c.granted.floor[group] < c.asked.floor[group];
+            raised_here += c.granted.cap[group] > c.asked.cap[group];
         }
-        const ga_grid grid = grid_of(b, arena);
-        const int32_t keep = 1 + (int32_t)ga_random_below(&random, (uint32_t)shape[1]);
-        const int32_t min_group = (int32_t)ga_random_below(&random, 4);
-        double weight[SMALL_MAX];
-        for (int32_t i = 0; i < b->count; i++) {
-            weight[i] = trial % 3 == 0 ? ga_random_below(&random, 3) : ga_random_normal(&random);
-        }
-        uint8_t kept[SMALL_MAX], kept_free[SMALL_MAX];
-        int32_t floor[SMALL_MAX];
-        test_ok(ga_extremes_choose(&grid, weight, keep, min_group, random, arena, kept, floor, NULL), NULL);
-        const best most_even = brute_force(&grid, weight, keep, min_group, NULL);
-        const best expected = brute_force(&grid, weight, keep, min_group, floor);
-        assert_true(expected.found);
-        assert_true(quota_holds(&grid, kept, keep));
-        assert_near(energy(weight, kept, grid.count), expected.energy, 1e-9);
-        int32_t granted[SMALL_MAX];
-        memcpy(granted, floor, sizeof granted);
-        qsort(granted, (size_t)grid.groups, sizeof *granted, compare_int32);
-        for (int32_t group = 0; group < grid.groups; group++) {
-            assert_true(kept_of_group(&grid, kept, group) >= floor[group]);
-            assert_int_equal(granted[group], most_even.floors[group]);
-            const int32_t size = ga_grid_group_size(&grid, group);
-            lowered_cases += floor[group] < (size < min_group ? size : min_group);
-        }
-        test_ok(ga_extremes_choose(&grid, weight, keep, 0, random, arena, kept_free, floor, NULL), NULL);
-        raised_cases += memcmp(kept, kept_free, (size_t)grid.count) != 0;
+        qsort(floors, (size_t)c.grid.groups, sizeof *floors, compare_int32);
+        qsort(excesses, (size_t)c.grid.groups, sizeof *excesses, compare_int32);
+        assert_int_equal(compare_sorted(floors, expected.floors, c.grid.groups), 0);
+        assert_int_equal(compare_sorted(excesses, expected.excesses, c.grid.groups), 0);
+        lowered += lowered_here > 0;
+        raised += raised_here > 0;
+        both += lowered_here > 0 && raised_here > 0;
+        uint8_t bounded[SMALL_MAX];
+        memcpy(bounded, c.kept, sizeof bounded);
+        test_ok(ga_bounds_make(&c.grid, 0, 0, arena, &c.granted, NULL), NULL);
+        choose_small(&c, random, arena);
+        moved += memcmp(bounded, c.kept, (size_t)c.grid.count) != 0;
         ga_arena_reset(arena);
-        free(b);
+        free(c.b);
     }
     /* The cases that matter did occur. */
-    assert_true(lowered_cases > 50);
-    assert_true(raised_cases > 50);
+    assert_true(lowered > 300 && raised > 300 && both > 5 && moved > 300);
     ga_arena_destroy(&arena);
 }
 
@@ -229,26 +204,30 @@ static void floors_travel_along_a_chain(void **state) {
         b->rows[i] = (ga_candidate){.group = (uint64_t)((i + 1) / 2), .rank = i / 2, .index = i % 2};
     }
     const ga_grid grid = grid_of(b, arena);
-    /* One row a rank and RANKS + 1 groups: all but one group can have a row. Every rank prefers its second.
-     */
+    /* One row a rank, RANKS + 1 groups: all but one group can have a row. Every rank prefers its second. */
     double weight[2 * RANKS];
     uint8_t kept[2 * RANKS];
-    int32_t floor[RANKS + 1];
+    ga_bounds bounds;
     for (int32_t i = 0; i < b->count; i++) {
         weight[i] = i % 2 == 1 ? 1 : 0;
     }
-    test_ok(ga_extremes_choose(&grid, weight, 1, 1, test_random(1), arena, kept, floor, NULL), NULL);
+    test_ok(ga_bounds_make(&grid, 1, 0, arena, &bounds, NULL), NULL);
+    test_ok(ga_extremes_choose(&grid, weight, 1, test_random(1), arena, &bounds, kept, NULL), NULL);
     assert_near(energy(weight, kept, b->count), RANKS, 0);
-    assert_int_equal(floor[0], 0);
+    assert_int_equal(bounds.floor[0], 0);
     /* The last group's only row is far too bad, but now it is the first group that everybody can spare. */
     weight[b->count - 1] = -100;
     b->rows[0].group = 1;
     ga_arena_reset(arena);
     const ga_grid shifted = grid_of(b, arena);
-    test_ok(ga_extremes_choose(&shifted, weight, 1, 1, test_random(1), arena, kept, floor, NULL), NULL);
-    for (int32_t group = 0; group < shifted.groups; group++) {
-        assert_int_equal(floor[group], 1);
-        assert_int_equal(kept_of_group(&shifted, kept, group), 1);
+    for (int32_t max_group = 0; max_group <= 1; max_group++) {
+        /* The same by a floor, and by a cap: RANKS groups, one row each. */
+        test_ok(ga_bounds_make(&shifted, 1 - max_group, max_group, arena, &bounds, NULL), NULL);
+        test_ok(ga_extremes_choose(&shifted, weight, 1, test_random(1), arena, &bounds, kept, NULL), NULL);
+        for (int32_t group = 0; group < shifted.groups; group++) {
+            assert_int_equal(bounds.floor[group], 1 - max_group);
+            assert_int_equal(kept_of_group(&shifted, kept, group), 1);
+        }
     }
     free(b);
     ga_arena_destroy(&arena);
@@ -262,64 +241,251 @@ static void infinite_weights_come_first(void **state) {
     const ga_grid grid = grid_of(b, arena);
     double weight[30];
     uint8_t kept[30];
-    int32_t floor[30];
+    ga_bounds bounds;
+    test_ok(ga_bounds_make(&grid, 2, 0, arena, &bounds, NULL), NULL);
     for (int32_t i = 0; i < 30; i++) {
         weight[i] = i % 5 == 2 ? (double)INFINITY : 1e300 * ga_random_uniform(&random) - 5e299;
     }
-    test_ok(ga_extremes_choose(&grid, weight, 2, 2, random, arena, kept, floor, NULL), NULL);
+    test_ok(ga_extremes_choose(&grid, weight, 2, random, arena, &bounds, kept, NULL), NULL);
     for (int32_t i = 2; i < 30; i += 5) {
         assert_true(kept[i]);
     }
     weight[7] = (double)NAN;
     ga_error error;
     ga_error_clear(&error);
-    assert_int_equal(
-        ga_extremes_choose(&grid, weight, 2, 2, random, arena, kept, floor, &error), GA_ERR_DATA);
+    assert_int_equal(ga_extremes_choose(&grid, weight, 2, random, arena, &bounds, kept, &error), GA_ERR_DATA);
     assert_non_null(strstr(error.message, "rank 1 row 2"));
     assert_int_equal(
-        ga_extremes_choose(&grid, weight, 0, 2, random, arena, kept, floor, NULL), GA_ERR_ARGUMENT);
+        ga_extremes_choose(&grid, weight, 0, random, arena, &bounds, kept, NULL), GA_ERR_ARGUMENT);
     assert_int_equal(
-        ga_extremes_choose(&grid, weight, 6, 2, random, arena, kept, floor, NULL), GA_ERR_ARGUMENT);
+        ga_extremes_choose(&grid, weight, 6, random, arena, &bounds, kept, NULL), GA_ERR_ARGUMENT);
+    bounds.floor[1] = bounds.cap[1] + 1;
+    assert_int_equal(
+        ga_extremes_choose(&grid, weight, 2, random, arena, &bounds, kept, NULL), GA_ERR_ARGUMENT);
     free(b);
     ga_arena_destroy(&arena);
 }
 
 /* ---- values ---- */
 
+static ga_values values_of(const ga_grid *grid, const ga_value_options *options, ga_arena *arena) {
+    ga_values values = {0};
+    test_ok(ga_values_compute(grid, options, arena, &values, NULL), NULL);
+    return values;
+}
+
 static void values_by_hand(void **state) {
     (void)state;
     ga_arena *arena = ga_arena_create(0);
-    batch *b = calloc(1, sizeof *b);
-    assert_non_null(b);
-    b->ranks = 2;
-    b->rows_per_rank = 3;
-    b->count = 6;
+    batch b = {.ranks = 2, .rows_per_rank = 3, .count = 6};
     const float mean[] = {1, 3, NAN, 10, 14, 12};
     const float variance[] = {1, 1, 1, 4, 4, 4};
     for (int32_t i = 0; i < 6; i++) {
-        b->rows[i] = (ga_candidate){.group = (uint64_t)(i / 3),
+        b.rows[i] = (ga_candidate){.group = (uint64_t)(i / 3),
             .mean = mean[i],
             .variance = variance[i],
             .rank = i / 3,
             .index = i % 3};
     }
-    const ga_grid grid = grid_of(b, arena);
-    ga_values values;
-    test_ok(ga_values_compute(&grid, GA_STD_GROUP, arena, &values, NULL), NULL);
+    const ga_grid grid = grid_of(&b, arena);
+    ga_value_options options = {.std_kind = GA_STD_GROUP};
+    ga_values values = values_of(&grid, &options, arena);
     assert_int_equal(values.unscored_count, 1);
     /* group 0: deviations ∓1, variance 1 → σ² = 2; group 1: ∓2, 0, variance 4 → σ² = 20/3 */
-    const double own[] = {sqrt(2) + 1e-4, sqrt(20.0 / 3.0) + 1e-4};
+    double own[] = {sqrt(2) + 1e-4, sqrt(20.0 / 3.0) + 1e-4};
     assert_near(values.value[0], 2 / (own[0] * own[0]), 1e-12);
     assert_near(values.value[4], 8 / (own[1] * own[1]), 1e-12);
     assert_near(values.value[5], 4 / (own[1] * own[1]), 1e-12);
     assert_true(isinf(values.value[2]));
     assert_near(values.sigma[2], own[0], 1e-12);
-    test_ok(ga_values_compute(&grid, GA_STD_GLOBAL, arena, &values, NULL), NULL);
+    /* With G = 3 known: a row's expected squared advantage has s²(1 − 1/3), and so has the group's σ². */
+    options.whole = true;
+    values = values_of(&grid, &options, arena);
+    own[0] = sqrt(1 + 2.0 / 3.0) + 1e-4;
+    own[1] = sqrt(8.0 / 3.0 + 8.0 / 3.0) + 1e-4;
+    assert_near(values.value[0], (1 + 2.0 / 3.0) / (own[0] * own[0]), 1e-12);
+    assert_near(values.value[4], (4 + 8.0 / 3.0) / (own[1] * own[1]), 1e-12);
+    options = (ga_value_options){.std_kind = GA_STD_GLOBAL};
+    values = values_of(&grid, &options, arena);
     /* mean 8, squared deviations 49 25 4 36 16, variances 1 1 4 4 4 → σ² = 144/5 */
     const double all = sqrt(144.0 / 5.0) + 1e-4;
     assert_near(values.sigma[0], all, 1e-12);
     assert_near(values.value[0], 2 / (all * all), 1e-12);
     assert_near(values.value[4], 8 / (all * all), 1e-12);
+    ga_arena_destroy(&arena);
+}
+
+/* The value is the mean of what it predicts: squared advantages of rewards drawn around the predictions. */
+static void values_are_expected_squared_advantages(void **state) {
+    (void)state;
+    enum { DRAWS = 40000, ROWS = 5 };
+    ga_random random = test_random(12);
+    ga_arena *arena = ga_arena_create(0);
+    const double mean[ROWS] = {0, 1, 2, 5, -3}, variance[ROWS] = {1, 4, 0.25, 2, 9};
+    batch b = {.ranks = 1, .rows_per_rank = ROWS, .count = ROWS};
+    for (int32_t i = 0; i < ROWS; i++) {
+        b.rows[i] = (ga_candidate){.group = i < 3 ? 1 : (i < 4 ? 2 : 3),
+            .mean = (float)mean[i],
+            .variance = (float)variance[i],
+            .index = i};
+    }
+    const ga_grid grid = grid_of(&b, arena);
+    const ga_value_options options = {.std_kind = GA_STD_GLOBAL, .whole = true};
+    const ga_values values = values_of(&grid, &options, arena);
+    double square[3] = {0};
+    for (int draw = 0; draw < DRAWS; draw++) {
+        double reward[3], group_mean = 0;
+        for (int i = 0; i < 3; i++) {
+            reward[i] = mean[i] + sqrt(variance[i]) * ga_random_normal(&random);
+            group_mean += reward[i] / 3;
+        }
+        for (int i = 0; i < 3; i++) {
+            square[i] += (reward[i] - group_mean) * (reward[i] - group_mean) / DRAWS;
+        }
+    }
+    for (int i = 0; i < 3; i++) {
+        const double sigma = values.sigma[i];
+        /* exact for equal variances; the two outer terms differ by s̄² against their own otherwise */
+        const double own = variance[i] * (1 - 2.0 / 3) + (1 + 4 + 0.25) / 9;
+        assert_near(values.value[i] * sigma * sigma, (mean[i] - 1) * (mean[i] - 1) + own, 1e-9);
+        assert_near(values.value[i] * sigma * sigma, square[i], 0.1);
+    }
+    /* Groups of one are worth nothing: their advantage is 0 whatever the reward. */
+    assert_true(values.value[3] == 0 && values.value[4] == 0);
+    ga_arena_destroy(&arena);
+}
+
+/* Rows stopped earlier count as if they still ran, in any order; without them G is not known. */
+static void stopped_rows_still_count(void **state) {
+    (void)state;
+    ga_random random = test_random(13);
+    ga_arena *arena = ga_arena_create(0);
+    batch *b = make_batch(&random, 4, 6, 8);
+    b->rows[7].mean = NAN;
+    const ga_grid grid = grid_of(b, arena);
+    batch half = {.ranks = 4, .rows_per_rank = 3, .count = 12};
+    ga_candidate stopped[12], backward[12];
+    for (int32_t i = 0; i < 24; i++) {
+        const int32_t place = i / 6 * 3 + i % 6 % 3;
+        if (i % 6 < 3) {
+            half.rows[place] = b->rows[i];
+        } else {
+            stopped[place] = b->rows[i];
+        }
+    }
+    for (int32_t i = 0; i < 12; i++) {
+        backward[i] = stopped[11 - i];
+    }
+    const ga_grid rest = grid_of(&half, arena);
+    for (int kind = GA_STD_GLOBAL; kind <= GA_STD_GROUP; kind++) {
+        ga_value_options options = {.std_kind = (ga_std_kind)kind, .whole = true};
+        const ga_values all = values_of(&grid, &options, arena);
+        options.stopped = stopped;
+        options.stopped_count = 12;
+        const ga_values forth = values_of(&rest, &options, arena);
+        options.stopped = backward;
+        const ga_values back = values_of(&rest, &options, arena);
+        for (int32_t slot = 0; slot < 12; slot++) {
+            const int32_t whole_slot = slot / 3 * 6 + slot % 3;
+            if (isinf(all.value[whole_slot])) {
+                assert_true(isinf(forth.value[slot]));
+                continue;
+            }
+            assert_near(forth.value[slot], all.value[whole_slot], 1e-9);
+            assert_true(forth.value[slot] == back.value[slot]);
+        }
+    }
+    free(b);
+    ga_arena_destroy(&arena);
+}
+
+/* ---- budget ---- */
+
+static void budgets_follow_spread(void **state) {
+    (void)state;
+    ga_arena *arena = ga_arena_create(0);
+    batch b = {.ranks = 1, .rows_per_rank = 40, .count = 40};
+    for (int32_t i = 0; i < 40; i++) {
+        /* ten rows a group; spreads 0, 1, 2 and 5 around means far apart */
+        static const float spread[] = {0, 1, 2, 5};
+        const float side = i % 2 == 0 ? 1.0f : -1.0f;
+        b.rows[i] = (ga_candidate){.group = (uint64_t)(i / 10),
+            .mean = 100.0f * (float)(i / 10) + side * spread[i / 10],
+            .index = i};
+    }
+    const ga_grid grid = grid_of(&b, arena);
+    const ga_value_options units = {.std_kind = GA_STD_GLOBAL, .whole = true};
+    ga_values values = values_of(&grid, &units, arena);
+    ga_bounds bounds;
+    int32_t share[4];
+    const struct {
+        int32_t total, min_group, max_group;
+        int32_t expected[4];
+    } cases[] = {
+        {8, 0, 0, {0, 1, 2, 5}}, {16, 0, 0, {0, 2, 4, 10}},
+        {25, 0, 0, {0, 5, 10, 10}},  /* 16/3 and 32/3 of what the full group leaves: 10 is all there is */
+        {33, 0, 0, {3, 10, 10, 10}}, /* nobody else is left */
+        {8, 1, 0, {1, 1, 2, 4}}, {8, 0, 3, {0, 2, 3, 3}},
+        {3, 2, 0, {2, 2, 2, 2}},  /* floors come first; the quotas then lower them */
+        {20, 0, 4, {4, 4, 4, 4}}, /* more than the caps hold; the quotas then raise them */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        test_ok(ga_bounds_make(&grid, cases[i].min_group, cases[i].max_group, arena, &bounds, NULL), NULL);
+        test_ok(
+            ga_budget_spread(&grid, &values, &bounds, cases[i].total, test_random(14), arena, share, NULL),
+            NULL);
+        assert_memory_equal(share, cases[i].expected, sizeof share);
+    }
+    /* In units of the group's own σ only a group without any spread is worth less. */
+    const ga_value_options own_units = {.std_kind = GA_STD_GROUP, .whole = true};
+    values = values_of(&grid, &own_units, arena);
+    test_ok(ga_bounds_make(&grid, 0, 0, arena, &bounds, NULL), NULL);
+    test_ok(ga_budget_spread(&grid, &values, &bounds, 12, test_random(14), arena, share, NULL), NULL);
+    const int32_t even[] = {0, 4, 4, 4};
+    assert_memory_equal(share, even, sizeof share);
+    /* Rows that nobody scored have to be kept: their group gets at least as many. */
+    for (int32_t i = 0; i < 6; i++) {
+        b.rows[i].mean = NAN;
+    }
+    ga_arena_reset(arena);
+    const ga_grid partly = grid_of(&b, arena);
+    values = values_of(&partly, &units, arena);
+    test_ok(ga_bounds_make(&partly, 0, 0, arena, &bounds, NULL), NULL);
+    test_ok(ga_budget_spread(&partly, &values, &bounds, 14, test_random(14), arena, share, NULL), NULL);
+    const int32_t with_unscored[] = {6, 1, 2, 5};
+    assert_memory_equal(share, with_unscored, sizeof share);
+    ga_arena_destroy(&arena);
+}
+
+/* Ties of remainders go by chance: over many draws equal groups get the same. */
+static void budget_ties_are_left_to_chance(void **state) {
+    (void)state;
+    enum { DRAWS = 3000 };
+    ga_random random = test_random(15);
+    ga_arena *arena = ga_arena_create(0);
+    batch *b = make_batch(&random, 3, 6, 6);
+    for (int32_t i = 0; i < 18; i++) {
+        b->rows[i] = (ga_candidate){.group = (uint64_t)(i / 6), .variance = 1, .rank = i / 6, .index = i % 6};
+    }
+    const ga_grid grid = grid_of(b, arena);
+    const ga_value_options units = {.std_kind = GA_STD_GLOBAL, .whole = true};
+    const ga_values values = values_of(&grid, &units, arena);
+    ga_bounds bounds;
+    test_ok(ga_bounds_make(&grid, 0, 0, arena, &bounds, NULL), NULL);
+    double sum[3] = {0};
+    for (uint64_t draw = 0; draw < DRAWS; draw++) {
+        int32_t share[3];
+        const ga_random stream = ga_random_make(test_seed(), draw, GA_STREAM_ROUNDING);
+        test_ok(ga_budget_spread(&grid, &values, &bounds, 7, stream, arena, share, NULL), NULL);
+        assert_int_equal(share[0] + share[1] + share[2], 7);
+        for (int g = 0; g < 3; g++) {
+            assert_true(share[g] == 2 || share[g] == 3);
+            sum[g] += share[g];
+        }
+    }
+    for (int g = 0; g < 3; g++) {
+        assert_near(sum[g] / DRAWS, 7.0 / 3.0, 5 * sqrt(2.0 / 9 / DRAWS));
+    }
     free(b);
     ga_arena_destroy(&arena);
 }
@@ -329,11 +495,11 @@ static void values_by_hand(void **state) {
 static void random_inclusion(
     ga_random *random, const ga_grid *grid, int32_t keep, ga_arena *arena, double *out) {
     double weight[ROWS_MAX];
-    int32_t floor[ROWS_MAX] = {0};
+    const ga_inclusion_limits limits = {.keep_per_rank = keep};
     for (int32_t i = 0; i < grid->count; i++) {
         weight[i] = 0.05 + ga_random_uniform(random) * (ga_random_below(random, 5) == 0 ? 20 : 1);
     }
-    test_ok(ga_inclusion_fit(grid, weight, keep, floor, arena, out, NULL), NULL);
+    test_ok(ga_inclusion_fit(grid, weight, &limits, arena, out, NULL), NULL);
 }
 
 /* Exact quotas, group counts within one of expectation, over many shapes. */
@@ -355,10 +521,7 @@ static void rounding_keeps_sums(void **state) {
             NULL);
         assert_true(quota_holds(&grid, kept, keep));
         for (int32_t group = 0; group < grid.groups; group++) {
-            double sum = 0;
-            for (int32_t i = grid.member_start[group]; i < grid.member_start[group + 1]; i++) {
-                sum += inclusion[grid.member[i]];
-            }
+            const double sum = sum_of_group(&grid, inclusion, group);
             const int32_t held = kept_of_group(&grid, kept, group);
             assert_true(held >= floor(sum + 1e-9 - 1e-8) && held <= ceil(sum + 1e-8));
         }
@@ -439,41 +602,75 @@ static void rounding_of_open_sums(void **state) {
 
 /* ---- inclusion ---- */
 
-static void inclusion_meets_quotas_and_floors(void **state) {
+/* The weights' proportions wherever no limit is in the way: Kuhn-Tucker conditions of relative entropy. */
+static void assert_in_proportion(const ga_grid *grid, const double *weight, const ga_bounds *bounds,
+    double least, const double *inclusion) {
+    bool open[ROWS_MAX];
+    for (int32_t group = 0; group < grid->groups; group++) {
+        const double sum = sum_of_group(grid, inclusion, group);
+        open[group] = sum > bounds->floor[group] + 1e-6 && sum < bounds->cap[group] - 1e-6;
+    }
+    for (int32_t rank = 0; rank < grid->ranks; rank++) {
+        double factor = -1;
+        for (int32_t i = 0; i < grid->rows_per_rank; i++) {
+            const int32_t slot = rank * grid->rows_per_rank + i;
+            const bool between = inclusion[slot] > least + 1e-6 && inclusion[slot] < 1 - 1e-6;
+            if (between && open[grid->group[slot]]) {
+                const double ratio = inclusion[slot] / weight[slot];
+                assert_true(factor < 0 || fabs(ratio / factor - 1) < 1e-5);
+                factor = ratio;
+            }
+        }
+    }
+}
+
+/* Thousands of cases, with floors and caps that leave room, none, or that quotas forbid: sums are met. */
+static void inclusion_meets_quotas_and_bounds(void **state) {
     (void)state;
     ga_random random = test_random(30);
     ga_arena *arena = ga_arena_create(0);
-    for (int trial = 0; trial < 300; trial++) {
-        batch *b = make_batch(&random, 8, 6, 6);
+    int bounded = 0, gave_way = 0;
+    for (int trial = 0; trial < 3000; trial++) {
+        const int32_t ranks = 1 + (int32_t)ga_random_below(&random, 8);
+        const int32_t rows = 1 + (int32_t)ga_random_below(&random, 6);
+        batch *b = make_batch(&random, ranks, rows, 1 + (int32_t)ga_random_below(&random, 9));
         const ga_grid grid = grid_of(b, arena);
-        double weight[48], inclusion[48];
-        uint8_t kept[48];
-        int32_t floor[48];
-        const int32_t keep = 2 + (int32_t)ga_random_below(&random, 4);
-        for (int32_t i = 0; i < 48; i++) {
+        const int32_t keep = 1 + (int32_t)ga_random_below(&random, (uint32_t)rows);
+        const double least = trial % 3 == 0 ? 0 : 0.3 * ga_random_uniform(&random);
+        double weight[ROWS_MAX], inclusion[ROWS_MAX];
+        uint8_t kept[ROWS_MAX];
+        for (int32_t i = 0; i < b->count; i++) {
             weight[i] = trial % 2 == 0 ? 1 : ga_random_uniform(&random) * ga_random_below(&random, 3);
         }
-        test_ok(ga_extremes_choose(&grid, weight, keep, 2, random, arena, kept, floor, NULL), NULL);
-        test_ok(ga_inclusion_fit(&grid, weight, keep, floor, arena, inclusion, NULL), NULL);
-        for (int32_t rank = 0; rank < 8; rank++) {
+        ga_bounds bounds;
+        const int32_t max_group = (int32_t)ga_random_below(&random, 5);
+        test_ok(ga_bounds_make(&grid, (int32_t)ga_random_below(&random, 4), max_group, arena, &bounds, NULL),
+            NULL);
+        test_ok(ga_extremes_choose(&grid, weight, keep, random, arena, &bounds, kept, NULL), NULL);
+        const ga_inclusion_limits limits = {keep, least, &bounds};
+        test_ok(ga_inclusion_fit(&grid, weight, &limits, arena, inclusion, NULL), NULL);
+        const double by_chance = fmin(least, (double)keep / rows);
+        for (int32_t rank = 0; rank < ranks; rank++) {
             double sum = 0;
-            for (int32_t i = 0; i < 6; i++) {
-                assert_true(inclusion[6 * rank + i] >= 0 && inclusion[6 * rank + i] <= 1);
-                sum += inclusion[6 * rank + i];
+            for (int32_t i = 0; i < rows; i++) {
+                assert_true(inclusion[rows * rank + i] >= 0 && inclusion[rows * rank + i] <= 1);
+                gave_way += inclusion[rows * rank + i] < by_chance - 1e-9;
+                sum += inclusion[rows * rank + i];
             }
-            assert_near(sum, keep, 1e-9);
+            assert_near(sum, keep, 1e-11);
         }
         for (int32_t group = 0; group < grid.groups; group++) {
-            double sum = 0;
-            for (int32_t i = grid.member_start[group]; i < grid.member_start[group + 1]; i++) {
-                sum += inclusion[grid.member[i]];
-            }
-            /* Equal weights leave room; weights of 0 need not. */
-            assert_true(sum >= floor[group] - (trial % 2 == 0 ? 1e-9 : 0.05));
+            const double sum = sum_of_group(&grid, inclusion, group);
+            assert_true(sum >= bounds.floor[group] - 1e-9 && sum <= bounds.cap[group] + 1e-9);
+            bounded += sum < bounds.floor[group] + 1e-6 || sum > bounds.cap[group] - 1e-6;
+        }
+        if (trial % 2 == 0) {
+            assert_in_proportion(&grid, weight, &bounds, least, inclusion);
         }
         ga_arena_reset(arena);
         free(b);
     }
+    assert_true(bounded > 1000 && gave_way > 100);
     ga_arena_destroy(&arena);
 }
 
@@ -482,433 +679,62 @@ static void inclusion_is_in_proportion(void **state) {
     ga_arena *arena = ga_arena_create(0);
     const ga_candidate rows[] = {
         {.group = 1}, {.group = 1, .index = 1}, {.group = 1, .index = 2}, {.group = 1, .index = 3}};
-    const int32_t floor[] = {0};
+    ga_inclusion_limits limits = {.keep_per_rank = 2};
     ga_grid grid;
     double inclusion[4];
     test_ok(ga_grid_make(rows, 4, 1, arena, &grid, NULL), NULL);
     const double plain[] = {1, 2, 3, 4};
-    test_ok(ga_inclusion_fit(&grid, plain, 2, floor, arena, inclusion, NULL), NULL);
+    test_ok(ga_inclusion_fit(&grid, plain, &limits, arena, inclusion, NULL), NULL);
     assert_near(inclusion[0], 0.2, 1e-12);
     assert_near(inclusion[3], 0.8, 1e-12);
     const double steep[] = {1, 1, 2, 100};
-    test_ok(ga_inclusion_fit(&grid, steep, 2, floor, arena, inclusion, NULL), NULL);
+    test_ok(ga_inclusion_fit(&grid, steep, &limits, arena, inclusion, NULL), NULL);
     assert_near(inclusion[0], 0.25, 1e-12);
     assert_near(inclusion[2], 0.5, 1e-12);
     assert_near(inclusion[3], 1, 0);
     const double sure[] = {0, 0, (double)INFINITY, 0};
-    test_ok(ga_inclusion_fit(&grid, sure, 2, floor, arena, inclusion, NULL), NULL);
+    test_ok(ga_inclusion_fit(&grid, sure, &limits, arena, inclusion, NULL), NULL);
     assert_near(inclusion[0], 1.0 / 3.0, 1e-9);
     assert_near(inclusion[2], 1, 0);
     ga_inclusion_mix_audit(inclusion, 4, 0.1, 2, 4);
     assert_near(inclusion[2], 0.95, 1e-12);
+    /* A least probability takes from the others in proportion; more than c/B it can't be. */
+    limits.least = 0.3;
+    test_ok(ga_inclusion_fit(&grid, plain, &limits, arena, inclusion, NULL), NULL);
+    const double raised[] = {0.3, 0.4, 0.6, 0.8};
+    for (int i = 0; i < 4; i++) {
+        assert_near(inclusion[i], (i == 0 ? 0.3 : raised[i] * 1.7 / 1.8), 1e-12);
+    }
+    limits.least = 0.9;
+    test_ok(ga_inclusion_fit(&grid, steep, &limits, arena, inclusion, NULL), NULL);
+    for (int i = 0; i < 4; i++) {
+        assert_near(inclusion[i], 0.5, 1e-12);
+    }
     const double wrong[] = {1, -1, 1, 1};
-    assert_int_equal(ga_inclusion_fit(&grid, wrong, 2, floor, arena, inclusion, NULL), GA_ERR_DATA);
+    assert_int_equal(ga_inclusion_fit(&grid, wrong, &limits, arena, inclusion, NULL), GA_ERR_DATA);
     ga_arena_destroy(&arena);
 }
 
-/* ---- policies ---- */
-
-static void policies_by_name(void **state) {
+static void scale_factors(void **state) {
     (void)state;
-    ga_policy_kind kind = GA_POLICY_COUNT;
-    const ga_policy *policy = NULL;
-    const char *const offered[] = {"extremes", "neyman", "topk", "random", "threshold", "budget"};
-    for (int i = 0; i < GA_POLICY_COUNT; i++) {
-        test_ok(ga_policy_parse(offered[i], &kind, NULL), NULL);
-        assert_int_equal(kind, i);
-        test_ok(ga_policy_find(kind, &policy, NULL), NULL);
-        assert_string_equal(policy->name, offered[i]);
-    }
-    ga_error error;
-    ga_error_clear(&error);
-    assert_int_equal(ga_policy_parse("best", &kind, &error), GA_ERR_CONFIG);
-    assert_non_null(strstr(error.message, "unknown policy 'best'"));
-    assert_int_equal(kind, GA_POLICY_BUDGET);
-    assert_int_equal(ga_policy_find((ga_policy_kind)77, &policy, NULL), GA_ERR_ARGUMENT);
-    ga_threshold_kind threshold = GA_THRESHOLD_ABSOLUTE;
-    test_ok(ga_threshold_parse("advantage", &threshold, NULL), NULL);
-    assert_int_equal(threshold, GA_THRESHOLD_ADVANTAGE);
-    assert_int_equal(ga_threshold_parse("relative", &threshold, NULL), GA_ERR_CONFIG);
-}
-
-/* On one rank: extremes keeps both ends, topk the upper one. */
-static void policies_choose_what_they_say(void **state) {
-    (void)state;
-    ga_arena *arena = ga_arena_create(0);
-    batch b = {.ranks = 1, .rows_per_rank = 6, .count = 6};
-    for (int32_t i = 0; i < 6; i++) {
-        b.rows[i] = (ga_candidate){.group = 4, .mean = (float)(i * i), .variance = 0.5f, .index = i};
-    }
-    ga_plan_options options = default_options(&b, 3);
-    ga_plan plan = plan_of(&options, &b, arena);
-    const uint8_t both_ends[] = {1, 0, 0, 0, 1, 1}; /* mean 9.2: distances 9.2, 8.2, 5.2, .2, 6.8, 15.8 */
-    const uint8_t expected[] = {1, 1, 0, 0, 0, 1};
-    assert_true(memcmp(plan.kept, both_ends, 6) != 0);
-    assert_memory_equal(plan.kept, expected, 6);
-    options.policy = GA_POLICY_TOPK;
-    plan = plan_of(&options, &b, arena);
-    const uint8_t top[] = {0, 0, 0, 1, 1, 1};
-    assert_memory_equal(plan.kept, top, 6);
-    options.policy = GA_POLICY_THRESHOLD;
-    options.threshold = (ga_threshold){GA_THRESHOLD_ABSOLUTE, 16};
-    plan = plan_of(&options, &b, arena);
-    const uint8_t above[] = {0, 0, 0, 0, 1, 1};
-    assert_memory_equal(plan.kept, above, 6);
-    assert_int_equal(plan.keep_per_rank, 2);
-    options.threshold = (ga_threshold){GA_THRESHOLD_QUANTILE, 0.5};
-    plan = plan_of(&options, &b, arena);
-    assert_memory_equal(plan.kept, top, 6);
-    options.threshold = (ga_threshold){GA_THRESHOLD_ADVANTAGE, 1.0};
-    plan = plan_of(&options, &b, arena);
-    assert_int_equal(plan.keep_per_rank, 1);
-    assert_true(plan.kept[5]);
-    options.threshold = (ga_threshold){GA_THRESHOLD_ABSOLUTE, 1e9};
-    assert_int_equal(plan_of(&options, &b, arena).keep_per_rank, 1);
-    ga_arena_destroy(&arena);
-}
-
-/* With one σ for all, spread decides between groups; with the group's own, every group is worth the same. */
-static void host_units_decide_between_groups(void **state) {
-    (void)state;
-    ga_random random = test_random(40);
-    ga_arena *arena = ga_arena_create(0);
-    batch *b = make_batch(&random, 24, 8, 24);
-    for (int32_t i = 0; i < b->count; i++) {
-        const double spread = b->rows[i].group == 1000 ? 3 : 0.2;
-        b->rows[i].mean = (float)(spread * ga_random_normal(&random));
-        b->rows[i].variance = (float)(0.1 * spread * spread);
-    }
-    ga_plan_options options = default_options(b, 2);
-    const ga_grid grid = grid_of(b, arena);
-    const ga_plan global = plan_of(&options, b, arena);
-    options.std_kind = GA_STD_GROUP;
-    const ga_plan own = plan_of(&options, b, arena);
-    assert_true(kept_of_group(&grid, global.kept, 0) >= 15);
-    assert_true(kept_of_group(&grid, own.kept, 0) <= 12);
-    free(b);
-    ga_arena_destroy(&arena);
-}
-
-/* ---- plans ---- */
-
-/* Thousands of random batches under every policy: quotas exact, floors kept unless lowered, order irrelevant.
- */
-static void plans_hold_their_promises(void **state) {
-    (void)state;
-    ga_random random = test_random(50);
-    ga_arena *arena = ga_arena_create(0);
-    static const ga_policy_kind policies[] = {
-        GA_POLICY_EXTREMES, GA_POLICY_TOPK, GA_POLICY_RANDOM, GA_POLICY_THRESHOLD};
+    ga_random random = test_random(31);
     for (int trial = 0; trial < 3000; trial++) {
-        const int32_t ranks = 1 + (int32_t)ga_random_below(&random, 12);
-        const int32_t rows = 1 + (int32_t)ga_random_below(&random, 9);
-        batch *b = make_batch(&random, ranks, rows, 1 + (int32_t)ga_random_below(&random, 30));
-        ga_plan_options options = default_options(b, (int32_t)ga_random_below(&random, 12) - 1);
-        options.policy = policies[trial % 4];
-        options.min_group = (int32_t)ga_random_below(&random, 4);
-        options.audit_share = trial % 3 == 0 ? 0.2 : 0;
-        options.std_kind = trial % 2 == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
-        options.threshold = (ga_threshold){(ga_threshold_kind)(trial / 4 % 3), ga_random_uniform(&random)};
-        options.batch = (uint64_t)trial;
-        for (int32_t i = 0; i < b->count; i++) {
-            b->rows[i].mean = ga_random_below(&random, 30) == 0 ? NAN : b->rows[i].mean;
+        double weight[20], low[20], high[20], low_sum = 0, high_sum = 0, sum = 0;
+        const int32_t count = 1 + (int32_t)ga_random_below(&random, 20);
+        for (int32_t i = 0; i < count; i++) {
+            weight[i] = pow(10, 24 * ga_random_uniform(&random) - 12);
+            low[i] = trial % 2 == 0 ? 0 : ga_random_uniform(&random);
+            high[i] = low[i] + (ga_random_below(&random, 4) == 0 ? 0 : ga_random_uniform(&random));
+            low_sum += low[i];
+            high_sum += high[i];
         }
-        const ga_plan plan = plan_of(&options, b, arena);
-        assert_true(plan.keep_per_rank >= 1 && plan.keep_per_rank <= rows);
-        for (int32_t rank = 0; rank < ranks; rank++) {
-            assert_int_equal(kept_on_rank(&plan, b, rank), plan.keep_per_rank);
+        const double target = low_sum + (1.4 * ga_random_uniform(&random) - 0.2) * (high_sum - low_sum);
+        const double factor = ga_scale_factor(weight, low, high, count, target);
+        for (int32_t i = 0; i < count; i++) {
+            sum += fmin(high[i], fmax(low[i], factor * weight[i]));
         }
-        const ga_grid grid = grid_of(b, arena);
-        int32_t below = 0;
-        for (int32_t group = 0; group < grid.groups; group++) {
-            const int32_t size = ga_grid_group_size(&grid, group);
-            below += kept_of_group(&grid, plan.kept, group) <
-                     (size < options.min_group ? size : options.min_group);
-        }
-        assert_true(plan.audited || below <= plan.lowered_floor_count);
-        batch *shuffled = calloc(1, sizeof *shuffled);
-        assert_non_null(shuffled);
-        int32_t order[ROWS_MAX];
-        for (int32_t i = 0; i < b->count; i++) {
-            order[i] = i;
-        }
-        ga_random_shuffle(&random, order, (uint32_t)b->count);
-        for (int32_t i = 0; i < b->count; i++) {
-            shuffled->rows[i] = b->rows[order[i]];
-        }
-        shuffled->count = b->count;
-        const ga_plan again = plan_of(&options, shuffled, arena);
-        assert_true(again.checksum == plan.checksum);
-        for (int32_t i = 0; i < b->count; i++) {
-            assert_int_equal(again.kept[i], plan.kept[order[i]]);
-            assert_true(again.inclusion[i] == plan.inclusion[order[i]]);
-            assert_true(plan.inclusion[i] >= 0 && plan.inclusion[i] <= 1);
-            assert_true(plan.inclusion[i] > 0 || !plan.kept[i]);
-        }
-        free(shuffled);
-        free(b);
-        ga_arena_reset(arena);
+        assert_near(sum, fmin(high_sum, fmax(low_sum, target)), 1e-12 * (1 + high_sum));
     }
-    ga_arena_destroy(&arena);
-}
-
-static void audits_are_chance_alone(void **state) {
-    (void)state;
-    enum { BATCHES = 6000 };
-    ga_random random = test_random(51);
-    ga_arena *arena = ga_arena_create(0);
-    batch *b = make_batch(&random, 6, 6, 12);
-    ga_plan_options options = default_options(b, 2);
-    options.audit_share = 0.25;
-    options.min_group = 2;
-    int audits = 0, hits[36] = {0};
-    uint8_t usual[36] = {0};
-    for (int i = 0; i < BATCHES; i++) {
-        options.batch = (uint64_t)i;
-        const ga_plan plan = plan_of(&options, b, arena);
-        audits += plan.audited;
-        for (int row = 0; row < 36; row++) {
-            hits[row] += plan.audited && plan.kept[row];
-            if (!plan.audited) {
-                usual[row] = plan.kept[row];
-            }
-            assert_near(
-                plan.inclusion[row], usual[row] * 0.75 + 0.25 / 3, plan.audited && i == 0 ? 1 : 1e-12);
-        }
-        ga_arena_reset(arena);
-    }
-    assert_near(audits / (double)BATCHES, 0.25, 0.03);
-    for (int row = 0; row < 36; row++) {
-        assert_near(hits[row] / (double)audits, 1.0 / 3.0, 0.07);
-    }
-    free(b);
-    ga_arena_destroy(&arena);
-}
-
-/* Random with floors: frequencies are the probabilities that the plan states. */
-static void random_with_floors_states_its_probabilities(void **state) {
-    (void)state;
-    enum { BATCHES = 8000 };
-    ga_random random = test_random(52);
-    ga_arena *arena = ga_arena_create(0);
-    batch *b = make_batch(&random, 6, 5, 3);
-    b->rows[0].group = 999999; /* a group of its own: sure to be kept; its old one now needs both its rows */
-    ga_plan_options options = default_options(b, 4);
-    options.policy = GA_POLICY_RANDOM;
-    options.min_group = 2;
-    int hits[30] = {0};
-    double inclusion[30] = {0};
-    for (int i = 0; i < BATCHES; i++) {
-        options.batch = (uint64_t)i;
-        const ga_plan plan = plan_of(&options, b, arena);
-        assert_false(plan.audited);
-        assert_int_equal(plan.lowered_floor_count, 0);
-        for (int row = 0; row < 30; row++) {
-            hits[row] += plan.kept[row];
-            inclusion[row] = plan.inclusion[row];
-        }
-        ga_arena_reset(arena);
-    }
-    assert_near(inclusion[0], 1, 1e-9);
-    for (int row = 0; row < 30; row++) {
-        assert_near(hits[row] / (double)BATCHES, inclusion[row], 0.03);
-    }
-    options.min_group = 0;
-    const ga_plan plain = plan_of(&options, b, arena);
-    assert_true(plain.audited);
-    assert_near(plain.inclusion[7], 0.8, 1e-12);
-    free(b);
-    ga_arena_destroy(&arena);
-}
-
-/* Equal scores: nobody is preferred by rank, index or order. */
-static void equal_scores_are_left_to_chance(void **state) {
-    (void)state;
-    enum { BATCHES = 4000 };
-    ga_random random = test_random(53);
-    ga_arena *arena = ga_arena_create(0);
-    for (int32_t min_group = 0; min_group <= 2; min_group += 2) {
-        batch *b = make_batch(&random, 4, 6, 8);
-        for (int32_t i = 0; i < b->count; i++) {
-            b->rows[i].mean = 0.5f;
-            b->rows[i].variance = 0.25f;
-            /* each group once or twice on each rank, whatever the index: symmetric but for position */
-            b->rows[i].group = (uint64_t)(i % 6 / 2);
-        }
-        ga_plan_options options = default_options(b, 2);
-        options.min_group = min_group;
-        int hits[24] = {0};
-        for (int i = 0; i < BATCHES; i++) {
-            options.batch = (uint64_t)i;
-            const ga_plan plan = plan_of(&options, b, arena);
-            for (int row = 0; row < 24; row++) {
-                hits[row] += plan.kept[row];
-            }
-            ga_arena_reset(arena);
-        }
-        for (int row = 0; row < 24; row++) {
-            assert_near(hits[row] / (double)BATCHES, 1.0 / 3.0, 0.04);
-        }
-        free(b);
-    }
-    ga_arena_destroy(&arena);
-}
-
-static void unscored_rows_are_kept_first(void **state) {
-    (void)state;
-    ga_random random = test_random(54);
-    ga_arena *arena = ga_arena_create(0);
-    batch *b = make_batch(&random, 4, 6, 8);
-    for (int32_t rank = 0; rank < 4; rank++) {
-        for (int32_t i = 0; i < rank + 1; i++) {
-            b->rows[6 * rank + i].mean = i % 2 == 0 ? NAN : INFINITY;
-        }
-    }
-    b->rows[5].variance = -1;
-    static const ga_policy_kind policies[] = {GA_POLICY_EXTREMES, GA_POLICY_TOPK, GA_POLICY_THRESHOLD};
-    for (int i = 0; i < 3; i++) {
-        ga_plan_options options = default_options(b, 3);
-        options.policy = policies[i];
-        options.threshold = (ga_threshold){GA_THRESHOLD_QUANTILE, 0.5};
-        const ga_plan plan = plan_of(&options, b, arena);
-        assert_int_equal(plan.unscored_count, 1 + 2 + 3 + 4 + 1);
-        for (int32_t rank = 0; rank < 3; rank++) {
-            for (int32_t row = 0; row < rank + 1; row++) {
-                assert_true(plan.kept[6 * rank + row]);
-            }
-        }
-        assert_true(plan.kept[5]);
-        assert_int_equal(plan.kept[18] + plan.kept[19] + plan.kept[20] + plan.kept[21], 3);
-    }
-    for (int32_t i = 0; i < b->count; i++) {
-        b->rows[i].mean = NAN;
-    }
-    const ga_plan_options options = default_options(b, 3);
-    assert_int_equal(plan_of(&options, b, arena).unscored_count, 24);
-    free(b);
-    ga_arena_destroy(&arena);
-}
-
-/* Groups of every kind: one row, two rows, twice the usual size, one rank only, all rows one group. */
-static void odd_groups(void **state) {
-    (void)state;
-    ga_random random = test_random(55);
-    ga_arena *arena = ga_arena_create(0);
-    for (int trial = 0; trial < 200; trial++) {
-        batch *b = make_batch(&random, 6, 8, 1);
-        for (int32_t i = 0; i < b->count; i++) {
-            const int32_t rank = b->rows[i].rank;
-            const int32_t lonely = i % 8 == 0 ? 100 + i : 7;
-            b->rows[i].group = (uint64_t)(rank == 0 ? 50 : (trial % 2 == 0 ? lonely : i / 4));
-        }
-        ga_plan_options options = default_options(b, 3);
-        options.min_group = trial % 4;
-        options.std_kind = trial % 3 == 0 ? GA_STD_GROUP : GA_STD_GLOBAL;
-        options.batch = (uint64_t)trial;
-        const ga_plan plan = plan_of(&options, b, arena);
-        const ga_grid grid = grid_of(b, arena);
-        for (int32_t group = 0; group < grid.groups; group++) {
-            const int32_t size = ga_grid_group_size(&grid, group);
-            const int32_t asked = size < options.min_group ? size : options.min_group;
-            if (plan.lowered_floor_count == 0) {
-                assert_true(kept_of_group(&grid, plan.kept, group) >= asked);
-            }
-            if (grid.group_key[group] == 50) {
-                assert_int_equal(kept_of_group(&grid, plan.kept, group), 3);
-            }
-        }
-        free(b);
-        ga_arena_reset(arena);
-    }
-    ga_arena_destroy(&arena);
-}
-
-/* The same rows in the same order on twice as many ranks: same rows, same checksum, where quotas allow it. */
-static void checksum_does_not_count_ranks(void **state) {
-    (void)state;
-    ga_arena *arena = ga_arena_create(0);
-    batch b = {.ranks = 2, .rows_per_rank = 4, .count = 8};
-    for (int32_t i = 0; i < 8; i++) {
-        /* the two best of each four stand one in each half of it */
-        b.rows[i] =
-            (ga_candidate){.group = (uint64_t)(i % 2), .mean = i % 2 == 0 ? (float)i : 100.0f * (float)i};
-    }
-    uint64_t checksum[3];
-    for (int k = 0; k < 3; k++) {
-        b.ranks = 1 << k;
-        b.rows_per_rank = 8 >> k;
-        for (int32_t i = 0; i < 8; i++) {
-            b.rows[i].mean = i % 2 == 0 ? 0 : (i % 4 == 1 ? 5.0f : -5.0f);
-            b.rows[i].rank = i / b.rows_per_rank;
-            b.rows[i].index = i % b.rows_per_rank;
-        }
-        const ga_plan_options options = default_options(&b, b.rows_per_rank / 2);
-        const ga_plan plan = plan_of(&options, &b, arena);
-        for (int i = 0; i < 8; i++) {
-            assert_int_equal(plan.kept[i], i % 2);
-        }
-        checksum[k] = plan.checksum;
-    }
-    assert_true(checksum[0] == checksum[1] && checksum[1] == checksum[2]);
-    ga_plan_options options = default_options(&b, 1);
-    options.batch++;
-    assert_true(plan_of(&options, &b, arena).checksum != checksum[2]);
-    ga_arena_destroy(&arena);
-}
-
-static void assert_refused(
-    const ga_plan_options *options, const batch *b, ga_status expected, const char *words) {
-    ga_arena *arena = ga_arena_create(0);
-    ga_error error;
-    ga_error_clear(&error);
-    ga_plan plan = {.count = -7};
-    assert_int_equal(ga_plan_make(options, b->rows, b->count, arena, &plan, &error), expected);
-    assert_non_null(strstr(error.message, words));
-    assert_int_equal(plan.count, -7);
-    ga_arena_destroy(&arena);
-}
-
-static void refusals(void **state) {
-    (void)state;
-    ga_random random = test_random(56);
-    batch *b = make_batch(&random, 3, 4, 4);
-    ga_plan_options options = default_options(b, 2);
-    options.min_group = -1;
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "min_group");
-    options = default_options(b, 2);
-    options.audit_share = NAN;
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "audit");
-    options = default_options(b, 2);
-    options.policy = GA_POLICY_COUNT;
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "unknown policy 6");
-    options = default_options(b, 2);
-    options.max_group = -1;
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "max_group");
-    options = default_options(b, 2);
-    options.stage = 3;
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "decision 3");
-    options = default_options(b, 2);
-    options.min_inclusion = 1.5;
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "inclusion");
-    options = default_options(b, 2);
-    options.policy = GA_POLICY_THRESHOLD;
-    options.threshold = (ga_threshold){GA_THRESHOLD_QUANTILE, 1.5};
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "quantile");
-    options = default_options(b, 2);
-    options.ranks = 5;
-    assert_refused(&options, b, GA_ERR_DATA, "every rank needs equal batches");
-    options.ranks = 0;
-    assert_refused(&options, b, GA_ERR_ARGUMENT, "0 ranks");
-    options = default_options(b, 2);
-    b->rows[3].index = 4;
-    assert_refused(&options, b, GA_ERR_DATA, "rank 0 row 4 is outside");
-    b->rows[3].index = 2;
-    assert_refused(&options, b, GA_ERR_DATA, "rank 0 row 2 is there twice");
-    b->rows[3].rank = -1;
-    assert_refused(&options, b, GA_ERR_DATA, "rank -1");
-    b->count = 0;
-    assert_refused(&options, b, GA_ERR_DATA, "0 rows");
-    free(b);
 }
 
 /* ---- compact ---- */
@@ -958,22 +784,16 @@ int main(void) {
         cmocka_unit_test(floors_travel_along_a_chain),
         cmocka_unit_test(infinite_weights_come_first),
         cmocka_unit_test(values_by_hand),
+        cmocka_unit_test(values_are_expected_squared_advantages),
+        cmocka_unit_test(stopped_rows_still_count),
+        cmocka_unit_test(budgets_follow_spread),
+        cmocka_unit_test(budget_ties_are_left_to_chance),
         cmocka_unit_test(rounding_keeps_sums),
         cmocka_unit_test(rounding_meets_probabilities),
         cmocka_unit_test(rounding_of_open_sums),
-        cmocka_unit_test(inclusion_meets_quotas_and_floors),
+        cmocka_unit_test(inclusion_meets_quotas_and_bounds),
         cmocka_unit_test(inclusion_is_in_proportion),
-        cmocka_unit_test(policies_by_name),
-        cmocka_unit_test(policies_choose_what_they_say),
-        cmocka_unit_test(host_units_decide_between_groups),
-        cmocka_unit_test(plans_hold_their_promises),
-        cmocka_unit_test(audits_are_chance_alone),
-        cmocka_unit_test(random_with_floors_states_its_probabilities),
-        cmocka_unit_test(equal_scores_are_left_to_chance),
-        cmocka_unit_test(unscored_rows_are_kept_first),
-        cmocka_unit_test(odd_groups),
-        cmocka_unit_test(checksum_does_not_count_ranks),
-        cmocka_unit_test(refusals),
+        cmocka_unit_test(scale_factors),
         cmocka_unit_test(compact_lists),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
