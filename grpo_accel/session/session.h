@@ -26,6 +26,7 @@
 #include "grpo_accel/session/metrics.h"
 #include "grpo_accel/session/retrain.h"
 #include "grpo_accel/session/strategy.h"
+#include "grpo_accel/session/taught.h"
 #include "probe/probe.h"
 
 enum {
@@ -48,6 +49,8 @@ typedef enum ga_warning {
     GA_WARNING_NOISE,
     GA_WARNING_PROVIDER,
     GA_WARNING_FINALS,
+    GA_WARNING_SCORER,
+    GA_WARNING_CREDIT,
     GA_WARNING_COUNT
 } ga_warning;
 
@@ -100,6 +103,7 @@ struct ga_session {
     ga_arena *spare_arenas[GA_SESSION_BATCHES_MAX]; /* of ended batches: a steady state allocates nothing */
     int32_t spare_arena_count;
     ga_arena *update_arena;
+    ga_taught taught; /* rows of the update that ended last */
     uint64_t next_batch;
     uint32_t next_update;
     uint64_t next_row;
