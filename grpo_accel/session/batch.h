@@ -26,6 +26,7 @@ struct ga_batch {
     ga_arena *arena; /* owns everything below */
     uint64_t number;
     int32_t rows;
+    int32_t noise_end_step; /* steps behind it add no noise; -1: not known */
     ga_row *row;          /* [rows] */
     const char **prompts; /* [rows] */
     ga_look look[GA_CANDIDATES_MAX];
