@@ -76,6 +76,12 @@ static void start_kept(ga_batch *batch) {
     batch->reason = batch->look_count > 0 ? "not decided" : "rests";
 }
 
+/* Steps from here on add no noise; −1: not known. */
+static int32_t noise_end(const ga_batch_options *options) {
+    const bool known = options->noise_begin_step >= 0 && options->noise_begin_step < options->noise_end_step;
+    return known ? options->noise_end_step : -1;
+}
+
 static ga_status fill_batch(ga_batch *batch, const ga_batch_options *options, ga_error *error) {
     ga_session *session = batch->session;
     batch->arena = session->spare_arena_count > 0 ? session->spare_arenas[--session->spare_arena_count]
@@ -107,6 +113,7 @@ ga_status ga_batch_open(
     batch->session = session;
     batch->number = session->next_batch;
     batch->rows = options->rows;
+    batch->noise_end_step = noise_end(options);
     const ga_status status = fill_batch(batch, options, error);
     if (status != GA_OK) {
         ga_batch_free(batch);
