@@ -139,6 +139,7 @@ void ga_session_destroy(ga_session **session_pointer, bool in_step) {
     ga_log_set_sink(NULL, NULL);
     ga_log_set_prefix("");
     ga_arena_destroy(&session->update_arena);
+    ga_taught_close(&session->taught);
     while (session->spare_arena_count > 0) {
         ga_arena_destroy(&session->spare_arenas[--session->spare_arena_count]);
     }
