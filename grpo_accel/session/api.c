@@ -225,3 +225,13 @@ ga_status ga_update_end(
     NEEDS(error, options->groups != NULL && options->rewards != NULL && options->host_advantages != NULL);
     return ga_update_finish(session, options, advantages_out, error);
 }
+
+ga_status ga_update_again(
+    ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error) {
+    ga_error_clear(error);
+    NEEDS(error, session != NULL && advantages_out != NULL);
+    NEEDS(error, options != NULL && options->size == sizeof *options);
+    NEEDS(error, options->count > 0 && options->count <= INT32_MAX);
+    NEEDS(error, options->groups != NULL && options->rewards != NULL && options->host_advantages != NULL);
+    return ga_taught_again(session, options, advantages_out, error);
+}
