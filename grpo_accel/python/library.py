@@ -183,6 +183,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "ga_batch_abandon": (None, [handle]),
         "ga_batch_missed": (None, [handle]),
         "ga_update_end": (status, [handle, ctypes.POINTER(_UpdateOptions), ctypes.POINTER(ctypes.c_double), error]),
+        "ga_update_again": (status, [handle, ctypes.POINTER(_UpdateOptions), ctypes.POINTER(ctypes.c_double), error]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
@@ -295,6 +296,14 @@ class Session:
 
         Ends `batches`. After an error the host's own advantages are to be used, with 0 for stopped rows.
         """
+        self._end(batches)
+        return self._advantages("ga_update_end", groups, rewards, host_advantages, host_std, prunable)
+
+    def advantages_again(self, groups, rewards, host_advantages, host_std: int, prunable: bool):
+        """The same for the rows of the update that ended last, under other rewards; as often as the host asks."""
+        return self._advantages("ga_update_again", groups, rewards, host_advantages, host_std, prunable)
+
+    def _advantages(self, name: str, groups, rewards, host_advantages, host_std: int, prunable: bool):
         import numpy as np
 
         groups = np.ascontiguousarray(groups, dtype=np.int64)
@@ -306,9 +315,8 @@ class Session:
             rewards.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
             host_advantages.ctypes.data_as(ctypes.POINTER(ctypes.c_double)), host_std, 1 if prunable else 0,
         )
-        self._end(batches)
         target = advantages.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
-        self._call("ga_update_end", self._handle, ctypes.byref(options), target)
+        self._call(name, self._handle, ctypes.byref(options), target)
         return advantages
 
 
