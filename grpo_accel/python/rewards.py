@@ -7,6 +7,7 @@ import inspect
 import math
 import time
 import weakref
+from typing import Any
 
 import numpy as np
 
@@ -116,54 +117,88 @@ def _spread(rollout, name, values, kept):
     return np.asarray(full, dtype=values.dtype) if isinstance(values, np.ndarray) else full
 
 
+class EndedUpdate:
+    """The update that ended last: a host may ask its tracker again about the same rows, for another scorer."""
+
+    def __init__(self, prompts: Any, rollouts: list) -> None:
+        self._prompts = np.array(prompts)
+        self._blocks = [(rollout.rows, rollout.stopped()) for rollout in rollouts]
+
+    def is_of(self, prompts: Any) -> bool:
+        return np.array_equal(np.asarray(prompts), self._prompts)
+
+    def with_zeros(self, runtime: Any, advantages: Any) -> Any:
+        """The host's own advantages, and 0 for this rank's stopped rows: its part of the rows is a block of its own."""
+        if all(not stopped for _, stopped in self._blocks):
+            return advantages
+        result = np.array(advantages, dtype=np.float64)
+        position = runtime.rank * (len(result) // runtime.world_size)
+        for rows, stopped in self._blocks:
+            for row in stopped:
+                if position + row < len(result):
+                    result[position + row] = 0.0
+            position += rows
+        return result
+
+
 def wrap_tracker_update(runtime, update):
-    """PerPromptStatTracker.update(prompts, rewards[N, T'] or [N], type) → advantages of the same shape."""
+    """PerPromptStatTracker.update(prompts, rewards[N, T'] or [N], type) → advantages of the same shape.
+
+    The first call after rollouts ends their update. Further calls with the same prompts ask about the same rows under
+    other rewards: some hosts call once for each scorer, with a tracker for each.
+    """
 
     @functools.wraps(update)
     def wrapped(tracker, prompts, rewards, *args, **kwargs):
         advantages = update(tracker, prompts, rewards, *args, **kwargs)
-        if not runtime.open_rollouts:
+        first = bool(runtime.open_rollouts)
+        if first:
+            runtime.ended_update = EndedUpdate(prompts, runtime.open_rollouts)
+        elif runtime.ended_update is None or not runtime.ended_update.is_of(prompts):
             return advantages
         kind = kwargs.get("type", args[0] if args else "grpo")
         try:
-            return _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind)
+            return _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind, first)
         except Exception as error:
             runtime.degrade("advantages could not be computed over whole groups", error)
-            return _with_zeros(runtime, advantages)
+            return runtime.ended_update.with_zeros(runtime, advantages)
         finally:
-            runtime.update_ended(prompts, rewards)
+            if first:
+                runtime.update_ended(prompts, rewards)
 
     return wrapped
 
 
-def _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind):
+def _is_prunable(runtime, columns, kind: str) -> bool:
+    """Can these advantages be had from kept rows, and does the host train by nothing else? Says once why not."""
+    if kind != "grpo":
+        runtime.warn_once(
+            "kind", f"the host asks its tracker for {kind!r}, which trains on finished images by their rank or reward "
+            "and not by their distance from a group's mean: nothing is pruned")
+        return False
+    if not np.array_equal(columns, np.repeat(columns[:, :1], columns.shape[1], 1), equal_nan=True):
+        runtime.warn_once(
+            "columns", "the host's rewards differ from one denoising step to the next (a KL in the reward?): nothing is "
+            "pruned")
+        return False
+    return True
+
+
+def _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind, first):
     rewards = np.asarray(rewards, dtype=np.float64)
     host = np.asarray(advantages, dtype=np.float64)
     columns = rewards.reshape(len(rewards), -1)
     host_columns = host.reshape(len(host), -1)
-    first = np.repeat(columns[:, :1], columns.shape[1], 1)
-    prunable = kind == "grpo" and np.array_equal(columns, first, equal_nan=True)
+    prunable = _is_prunable(runtime, columns, kind)
     groups = np.unique(np.asarray(prompts), return_inverse=True)[1].reshape(-1)
     host_std = 0 if getattr(tracker, "global_std", False) else 1
-    whole = runtime.session.end_update(
-        groups, columns[:, 0], host_columns[:, 0], host_std, prunable, runtime.open_batches()
-    )
+    arguments = groups, columns[:, 0], host_columns[:, 0], host_std, prunable
+    if first:
+        whole = runtime.session.end_update(*arguments, runtime.open_batches())
+    else:
+        whole = runtime.session.advantages_again(*arguments)
     if np.array_equal(whole, host_columns[:, 0], equal_nan=True):
         return advantages
     if not prunable:
-        return _with_zeros(runtime, advantages)
+        return runtime.ended_update.with_zeros(runtime, advantages)
     return np.broadcast_to(whole.reshape(-1, *([1] * (host.ndim - 1))), host.shape).copy()
-
-
-def _with_zeros(runtime, advantages):
-    """The host's own advantages, and 0 for this rank's stopped rows: its part of the rows is a block of its own."""
-    result = np.array(advantages, dtype=np.float64)
-    if all(not rollout.stopped() for rollout in runtime.open_rollouts):
-        return advantages
-    position = runtime.rank * (len(result) // runtime.world_size)
-    for rollout in runtime.open_rollouts:
-        for row in rollout.stopped():
-            if position + row < len(result):
-                result[position + row] = 0.0
-        position += rollout.rows
-    return result
