@@ -58,6 +58,7 @@ class Runtime:
         self.train_scorer = None
         self.reward_executor = None  # weak reference to the one that last scored a rollout
         self.open_rollouts = []
+        self.ended_update = None  # rewards.EndedUpdate
         self.wants_wandb = bool(info.wandb)
         saved = os.environ.get("GRPO_ACCEL_SAVE_PREVIEWS", "0")
         self.preview_batches = int(saved) if saved.isdigit() else 0
