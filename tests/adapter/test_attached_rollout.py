@@ -13,21 +13,10 @@ import numpy as np  # noqa: E402
 import rollouts  # noqa: E402
 import torch  # noqa: E402
 from rollouts import PROMPTS, encode, meet_the_tracker, sample  # noqa: E402
+from watched_rollouts import one_thread, pipeline  # noqa: E402
 
 grpo_accel = pytest.importorskip("grpo_accel")
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    return rollouts.make_pipeline(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread", "pipeline"]  # fixtures
 
 
 @pytest.fixture
@@ -49,9 +38,20 @@ def attach(tmp_path, monkeypatch):
     rollouts.forget_host()
 
 
-def kept_rows(attachment):
-    (rollout,) = attachment.open_rollouts
-    return rollout.decision.kept
+def watch_decisions(monkeypatch):
+    """A list that gets the kept rows of every decision from here on."""
+    from grpo_accel import library
+
+    found = []
+    decide = library.Batch.decide
+
+    def watched(batch):
+        decision = decide(batch)
+        found.append(decision.kept)
+        return decision
+
+    monkeypatch.setattr(library.Batch, "decide", watched)
+    return found
 
 
 def subset_is_identical(pipeline, embeds, kept, guidance):
@@ -72,9 +72,12 @@ def subset_is_identical(pipeline, embeds, kept, guidance):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-@pytest.mark.parametrize("keep", [0.25, 0.5])
-def test_survivors_are_what_they_would_have_been(pipeline, attach, guidance, keep):
-    attachment = attach(mode="prune", decision=f"{{step: 2, keep: {keep}, policy: random, audit: 0.0}}", probe="{inputs: [attention, x0]}")
+@pytest.mark.parametrize("steps, keeps", [([2], [0.25]), ([2], [0.5]), ([2, 4], [0.75, 0.25])])
+def test_survivors_are_what_they_would_have_been(pipeline, attach, monkeypatch, guidance, steps, keeps):
+    """After each decision the kept rows go on as in the whole batch, bit for bit where the matrix kernels allow it."""
+    stages = watch_decisions(monkeypatch)
+    attach(mode="prune", probe="{inputs: [attention, x0]}",
+           decision=f"{{step: {steps}, keep: {keeps}, policy: random, audit: 0.0}}")
     from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
 
     embeds = encode(pipeline)
@@ -82,14 +85,17 @@ def test_survivors_are_what_they_would_have_been(pipeline, attach, guidance, kee
     watched_images, watched_latents, _ = sample(pipeline_with_logprob, pipeline, embeds, guidance)
     assert (watched_images == images).all() and all((a == b).all() for a, b in zip(watched_latents, latents))
     meet_the_tracker()
+    stages.clear()
     pruned_images, pruned_latents, pruned_log_probs = sample(pipeline_with_logprob, pipeline, embeds, guidance)
-    kept = kept_rows(attachment)
-    assert len(kept) == round(keep * len(PROMPTS))
-    identical = subset_is_identical(pipeline, embeds, kept, guidance)
-    print(f"kept {len(kept)} of {len(PROMPTS)}, guidance {guidance}: {'bit-identical' if identical else 'within 1e-5'}")
+    assert [len(kept) for kept in stages] == [round(keep * len(PROMPTS)) for keep in keeps]
+    assert all(set(later) < set(earlier) for earlier, later in zip(stages, stages[1:]))
+    exact = [subset_is_identical(pipeline, embeds, kept, guidance) for kept in stages]
+    print(f"kept {stages}, guidance {guidance}, bit-identical: {exact}")
+    kept = stages[-1]
     for step, (ours, theirs) in enumerate(zip(pruned_latents, latents)):
         assert torch.isfinite(ours).all()
-        if identical or step <= 3:  # up to the decision's own step the whole batch ran
+        # The call at a decision's step still has every row that it decides on.
+        if all(same for decided, same in zip(steps, exact) if decided + 1 < step):
             assert (ours[kept] == theirs[kept]).all(), step
         assert torch.allclose(ours[kept], theirs[kept], atol=1e-5), step
     for ours, theirs in zip(pruned_log_probs, log_probs):
