@@ -11,7 +11,7 @@
 _Static_assert(sizeof(ga_candidate) == 24, "a candidate is 24 bytes on the wire");
 _Static_assert(sizeof(ga_outcome) == 64, "an outcome is 64 bytes on the wire");
 _Static_assert(sizeof(ga_exchange_header) == 32, "no padding travels");
-_Static_assert(sizeof(ga_update_header) == 232, "no padding travels");
+_Static_assert(sizeof(ga_update_header) == 248, "no padding travels");
 
 /* A field of a header that all ranks must share. */
 typedef struct field {

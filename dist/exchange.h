@@ -29,7 +29,7 @@ typedef struct ga_exchange_header {
 
 /* Of a caller's own figures and counts in the header of an update. */
 #define GA_UPDATE_FIGURES 8
-#define GA_UPDATE_COUNTS 80
+#define GA_UPDATE_COUNTS 88
 
 typedef struct ga_update_header {
     uint64_t update;      /* must be the same on all ranks, as the next three */
@@ -42,7 +42,7 @@ typedef struct ga_update_header {
     uint32_t flags;                    /* caller's bits, per rank */
     float figures[GA_UPDATE_FIGURES];  /* caller's, e.g. seconds; NaN: not known here. See figure_max */
     uint16_t counts[GA_UPDATE_COUNTS]; /* caller's, e.g. of histograms. See count_sum */
-} ga_update_header;                    /* 232 bytes a rank and update */
+} ga_update_header;                    /* 248 bytes a rank and update */
 
 /* Written in every case, also beside an error. */
 typedef struct ga_exchange_report {

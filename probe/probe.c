@@ -16,6 +16,10 @@ const char *ga_probe_kind_name(ga_probe_kind kind) {
     return (int)kind >= 0 && kind < GA_PROBE_KIND_COUNT ? names[kind] : "unknown";
 }
 
+const ga_reference *ga_probe_get_reference(const ga_probe *probe) {
+    return probe->reference.step_count > 0 ? &probe->reference : NULL;
+}
+
 const ga_probe_info *ga_probe_get_info(const ga_probe *probe) {
     return &probe->info;
 }

@@ -13,6 +13,7 @@
 #include "grpo_accel/compute/compute.h"
 #include "probe/calibration.h"
 #include "probe/network_options.h"
+#include "probe/reference.h"
 
 #define GA_PROBE_STEPS_MAX 8
 #define GA_PROBE_MODEL_BYTES 256
@@ -53,6 +54,9 @@ typedef struct ga_probe_info {
 
 /* Owned by the probe, valid until ga_probe_close. */
 const ga_probe_info *ga_probe_get_info(const ga_probe *probe);
+
+/* What its training rows looked like; NULL: its file does not say. Owned by the probe. */
+const ga_reference *ga_probe_get_reference(const ga_probe *probe);
 
 /*
  * Reads a probe file. *probe_out is the caller's until ga_probe_close; nothing on failure. `compute` must

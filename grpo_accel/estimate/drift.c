@@ -1,43 +1,6 @@
 #include "grpo_accel/estimate/drift.h"
 
 #include <math.h>
-#include <stdlib.h>
-
-int32_t ga_drift_bin(const float *edges, double value) {
-    if (isnan(value)) {
-        return -1;
-    }
-    int32_t bin = 0;
-    while (bin < GA_DRIFT_EDGES && value > (double)edges[bin]) {
-        bin++;
-    }
-    return bin;
-}
-
-static int compare_floats(const void *left, const void *right) {
-    const float a = *(const float *)left, b = *(const float *)right;
-    return (a > b) - (a < b);
-}
-
-int64_t ga_drift_edges(float *values, int64_t count, float *edges_out) {
-    int64_t known = 0;
-    for (int64_t i = 0; i < count; i++) {
-        if (!isnan(values[i])) {
-            values[known++] = values[i];
-        }
-    }
-    if (known == 0) {
-        return 0;
-    }
-    qsort(values, (size_t)known, sizeof *values, compare_floats);
-    for (int64_t i = 0; i < GA_DRIFT_EDGES; i++) {
-        /* the middle between the two values around the decile */
-        const int64_t right = (i + 1) * known / GA_DRIFT_BINS;
-        const int64_t left = right > 0 ? right - 1 : 0;
-        edges_out[i] = values[left] + (values[right] - values[left]) / 2.0F;
-    }
-    return known;
-}
 
 static double sum(const ga_histogram *histogram) {
     double total = 0.0;

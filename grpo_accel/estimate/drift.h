@@ -14,22 +14,13 @@
 
 #include <stdint.h>
 
-/* Bins of a histogram; the edges between them are the deciles of the reference. */
+/* Bins of a histogram: between the deciles of the reference. */
 #define GA_DRIFT_BINS 10
-#define GA_DRIFT_EDGES (GA_DRIFT_BINS - 1)
 
 /* Counts of values by bin; they may have faded, so they need not be whole. */
 typedef struct ga_histogram {
     double count[GA_DRIFT_BINS];
 } ga_histogram;
-
-/* The bin of a value among ascending edges [GA_DRIFT_EDGES]: bin b holds edges[b−1] < value ≤ edges[b]; −1
- * for NaN. */
-int32_t ga_drift_bin(const float *edges, double value);
-
-/* Deciles of values[count], sorted in place; NaN is left out. Returns how many values there were; edges_out
- * [GA_DRIFT_EDGES] is written where there was one. */
-int64_t ga_drift_edges(float *values, int64_t count, float *edges_out);
 
 typedef struct ga_drift {
     double psi; /* chance subtracted */

@@ -7,6 +7,7 @@
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/base/digest.h"
 #include "grpo_accel/session/decide.h"
+#include "grpo_accel/session/mode.h"
 #include "grpo_accel/session/prepare.h"
 #include "grpo_accel/session/update.h"
 
@@ -105,6 +106,7 @@ ga_status ga_batch_open(
             "%d batches were begun and no update ended: is the tracker's update wrapped?",
             (int)session->batch_count);
     }
+    ga_mode_batch_begins(session);
     GA_TRY(ga_session_prepare(session, options, error));
     ga_batch *batch = calloc(1, sizeof *batch);
     if (batch == NULL) {

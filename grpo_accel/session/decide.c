@@ -7,6 +7,7 @@
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/select/compact.h"
 #include "grpo_accel/select/plan.h"
+#include "grpo_accel/session/mode.h"
 #include "grpo_accel/session/provider.h"
 
 /* Bits of an exchange's header. */
@@ -49,6 +50,7 @@ static ga_status check_state(const ga_batch *batch, const ga_look *look, ga_erro
     ga_shared_state shared;
     GA_TRY(ga_feature_shared_state(&look->block, groups, &shared, error));
     if (shared.shared_groups > 0 && shared.shared_groups == shared.groups) {
+        ga_mode_shared_state(batch->session, look->candidate);
         return GA_FAIL(error, GA_ERR_DATA,
             "all rows of a group are in the same state after step %d (same initial noise, or noise only "
             "later): "
@@ -89,11 +91,16 @@ static ga_status score(ga_batch *batch, ga_look *look, ga_error *error) {
             (unsigned long long)batch->number, (int)batch->steps[batch->look_now]);
     }
     ga_session_meet_device(session, (int32_t)GA_DEVICE_CPU, 0); /* where no tensor came from another one */
+    if (look->block.rows == batch->rows) {
+        ga_mode_look(session, &look->block, look->candidate);
+    }
+    ga_error why = {0};
+    const ga_status state = check_state(batch, look, &why);
     if (session->probe == NULL) {
         return GA_OK;
     }
     GA_TRY(predict(batch, look, error));
-    return check_state(batch, look, error);
+    return state == GA_OK ? GA_OK : GA_FAIL(error, state, "%s", why.message);
 }
 
 /* ---- agreement ---- */
@@ -160,27 +167,31 @@ static ga_status exchange(
 
 /* ---- plan ---- */
 
-static ga_plan_options plan_options(const ga_batch *batch) {
-    const ga_session *session = batch->session;
+ga_plan_options ga_decide_options(const ga_session *session) {
     const ga_config *config = session->config;
     const ga_std_kind std_kind = ga_session_std(session);
     const int32_t floor_auto = std_kind == GA_STD_GLOBAL ? 0 : 2;
     return (ga_plan_options){.policy = policy_of(session),
         .ranks = session->world_size,
-        .keep_per_rank = ga_strategy_keep_count(&batch->strategy, batch->look_now, batch->rows),
         .min_group =
             config->decision.min_group == GA_CONFIG_AUTO ? floor_auto : (int32_t)config->decision.min_group,
         .max_group = (int32_t)config->decision.max_group,
         .min_inclusion = config->decision.min_inclusion,
         .audit_share = config->decision.audit,
         .seed = (uint64_t)config->seed,
-        .batch = batch->number,
-        .stage = batch->look_now,
-        .chance_before = batch->by_chance,
         .std_kind = std_kind,
-        .threshold = {(ga_threshold_kind)config->decision.threshold.kind, config->decision.threshold.value},
-        .stopped = batch->stopped,
-        .stopped_count = batch->stopped_count};
+        .threshold = {(ga_threshold_kind)config->decision.threshold.kind, config->decision.threshold.value}};
+}
+
+static ga_plan_options plan_options(const ga_batch *batch) {
+    ga_plan_options options = ga_decide_options(batch->session);
+    options.keep_per_rank = ga_strategy_keep_count(&batch->strategy, batch->look_now, batch->rows);
+    options.batch = batch->number;
+    options.stage = batch->look_now;
+    options.chance_before = batch->by_chance;
+    options.stopped = batch->stopped;
+    options.stopped_count = batch->stopped_count;
+    return options;
 }
 
 /* This rank's part of a plan; `all` [count] as it was made from. */

@@ -2,6 +2,7 @@
 #ifndef GA_SESSION_DECIDE_H
 #define GA_SESSION_DECIDE_H
 
+#include "grpo_accel/select/plan.h"
 #include "grpo_accel/session/batch.h"
 
 /*
@@ -17,6 +18,12 @@ void ga_decide(ga_batch *batch);
  * known.
  */
 bool ga_decide_collective(const ga_session *session);
+
+/*
+ * What plans of this session have in common: policy, bounds, audit share, seed and σ. The batch's number, how
+ * many rows it keeps and what an earlier decision stopped are its own.
+ */
+ga_plan_options ga_decide_options(const ga_session *session);
 
 /* "extremes", …: the configured policy, static storage. */
 const char *ga_session_policy_name(const ga_session *session);

@@ -88,11 +88,71 @@ static void add_known(text *json, const char *key, double value) {
 
 static void add_costs(text *json, const ga_costs *costs) {
     static const char *const keys[GA_COST_COUNT] = {"cost/preview_row_steps", "cost/lookahead_row_steps",
-        "cost/distilled_row_steps", "cost/features_row_steps", "cost/reward_row_steps"};
+        "cost/distilled_row_steps", "cost/features_row_steps", "cost/reward_row_steps", "cost/look_row_steps",
+        "cost/own_row_steps"};
     add_known(json, "cost/row_step_seconds", ga_costs_row_step_seconds(costs));
     for (int i = 0; i < GA_COST_COUNT; i++) {
         add_known(json, keys[i], ga_costs_row_steps(costs, (ga_cost)i));
     }
+}
+
+/* A text of ours: no control characters, but perhaps quotes and backslashes. */
+static void add_text(text *json, const char *key, const char *value) {
+    char escaped[600];
+    size_t used = 0;
+    for (const char *c = value; *c != '\0' && used + 2 < sizeof escaped; c++) {
+        if (*c == '"' || *c == '\\') {
+            escaped[used++] = '\\';
+        }
+        escaped[used++] = (unsigned char)*c < 0x20 ? ' ' : *c;
+    }
+    escaped[used] = '\0';
+    add(json, ", \"%s\": \"%s\"", key, escaped);
+}
+
+static void add_guard_costs(text *json, const ga_seconds *seconds) {
+    add_number(json, "guard/row_step_seconds", seconds->step);
+    add_number(json, "guard/look_seconds", seconds->signal[0]);
+    add_number(json, "guard/reward_seconds", seconds->reward);
+    add_number(json, "guard/train_seconds", seconds->train);
+    add_number(json, "guard/fixed_seconds", seconds->fixed);
+    add_number(json, "guard/own_seconds", seconds->own);
+}
+
+static void add_guard(text *json, const ga_guard_metrics *g) {
+    if (g->answer == NULL) {
+        return;
+    }
+    add_text(json, "guard/answer", g->answer);
+    add_text(json, "guard/reason", g->reason);
+    add(json, ", \"guard/prunes\": %s", g->prunes ? "true" : "false");
+    add_count(json, "guard/step", g->step);
+    add_number(json, "guard/keep", g->keep);
+    add_number(json, "guard/rho", g->rho);
+    add_number(json, "guard/rho_low", g->rho_low);
+    add_number(json, "guard/rho_high", g->rho_high);
+    add_number(json, "guard/break_even_rho", g->break_even_rho);
+    add_number(json, "guard/calibration_slope", g->slope);
+    add_number(json, "guard/coverage90", g->coverage90);
+    add_number(json, "guard/energy", g->energy);
+    add_number(json, "guard/energy_low", g->energy_low);
+    add_number(json, "guard/energy_high", g->energy_high);
+    add_number(json, "guard/snr2", g->snr2);
+    add_number(json, "guard/snr2_low", g->snr2_low);
+    add_number(json, "guard/cost_ratio", g->cost_ratio);
+    add_number(json, "guard/speed_up", g->speed_up);
+    add_number(json, "guard/speed_up_low", g->speed_up_low);
+    add_number(json, "guard/psi_scores", g->psi_scores);
+    add_number(json, "guard/ks_scores", g->ks_scores);
+    add_number(json, "guard/psi_features", g->psi_features);
+    add_number(json, "guard/ks_features", g->ks_features);
+    add_text(json, "guard/drifting_input", g->feature != NULL ? g->feature : "");
+    add_number(json, "guard/lost_extremes", g->lost_extremes);
+    add_number(json, "guard/lost_extremes_bound", g->lost_extremes_bound);
+    add_number(json, "guard/alpha", g->alpha);
+    add_number(json, "guard/explore_share", g->explore_share);
+    add_count(json, "guard/groups", g->groups);
+    add_guard_costs(json, &g->seconds);
 }
 
 static void add_seconds(text *json, const ga_metrics *m) {
@@ -130,6 +190,7 @@ void ga_metrics_publish(ga_metrics *metrics, const ga_costs *costs) {
     add_probe(&json, metrics);
     add_seconds(&json, metrics);
     add_costs(&json, costs);
+    add_guard(&json, &metrics->guard);
     metrics->json[json.used_bytes] = '}';
     metrics->json[json.used_bytes + 1] = '\0';
     if (metrics->file != NULL) {

@@ -7,11 +7,32 @@
 #include <stdio.h>
 
 #include "grpo_accel/base/correlation.h"
+#include "grpo_accel/estimate/breakeven.h"
 #include "grpo_accel/session/costs.h"
+
+/* What the guard knows after an update; NaN where it does not. Texts are static or the guard's. */
+typedef struct ga_guard_metrics {
+    const char *answer; /* NULL: there is no guard yet, and none of this is written */
+    char reason[256];
+    const char *feature; /* that drifts most; NULL: not known */
+    bool prunes;         /* batches that begin from here on */
+    int32_t step;        /* of the option in question, −1: none; of its last decision */
+    double keep;
+    double rho, rho_low, rho_high, break_even_rho;
+    double slope, coverage90; /* calibration of kept rows */
+    double energy, energy_low, energy_high, snr2, snr2_low;
+    double cost_ratio, speed_up, speed_up_low;
+    double psi_scores, ks_scores, psi_features, ks_features;
+    double lost_extremes, lost_extremes_bound, alpha;
+    double explore_share;
+    int64_t groups;     /* measured */
+    ga_seconds seconds; /* of the slowest rank */
+} ga_guard_metrics;
 
 typedef struct ga_metrics {
     FILE *file; /* rank 0 with metrics.jsonl on, else NULL */
-    char json[4096];
+    char json[8192];
+    ga_guard_metrics guard;
 
     uint32_t update;
     const char *mode;                              /* what the update's batches did: "shadow" or "prune" */

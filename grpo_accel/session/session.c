@@ -7,6 +7,7 @@
 #include "grpo_accel/base/log.h"
 #include "grpo_accel/session/batch.h"
 #include "grpo_accel/session/join.h"
+#include "grpo_accel/session/mode.h"
 #include "grpo_accel/session/update.h"
 
 extern char **environ;
@@ -132,6 +133,7 @@ void ga_session_destroy(ga_session **session_pointer, bool in_step) {
     while (session->batch_count > 0) {
         ga_batch_drop(session->batches[session->batch_count - 1]);
     }
+    ga_mode_close(session);
     close_record(session);
     close_world(session, in_step);
     ga_probe_close(&session->probe);

@@ -120,6 +120,7 @@ struct ga_session {
     atomic_flag warned[GA_WARNING_COUNT];
     ga_metrics metrics;
     ga_costs costs;
+    struct ga_mode_state *guard; /* mode.h; NULL until something is watched */
 };
 
 /* Opens and closes; see ga_session_open and ga_session_close in grpo_accel.h. Collective. */

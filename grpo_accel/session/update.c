@@ -9,6 +9,7 @@
 #include "grpo_accel/base/log.h"
 #include "grpo_accel/session/logbook.h"
 #include "grpo_accel/session/look.h"
+#include "grpo_accel/session/mode.h"
 #include "grpo_accel/session/taught.h"
 
 /* One update on its way; its rows are session->taught. */
@@ -17,6 +18,7 @@ typedef struct update {
     const ga_update_options *options;
     uint32_t ready_version; /* of a probe that rank 0 has published */
     bool exchanged;         /* the collective came about */
+    ga_exchange_report report;
     ga_taught_figures figures;
 } update;
 
@@ -45,20 +47,20 @@ static ga_update_header header_of(const update *u, bool matched) {
 static ga_status exchange(update *u, bool matched, ga_error *error) {
     ga_session *session = u->session;
     ga_taught *taught = &session->taught;
-    const ga_update_header header = header_of(u, matched);
-    ga_exchange_report report = {0};
+    ga_update_header header = header_of(u, matched);
+    ga_mode_fill_header(session, &header);
     const double deadline_seconds = UPDATE_DEADLINES * session->config->decision.timeout_seconds;
     const ga_status status = ga_exchange_update(
-        session->world, &header, taught->own, deadline_seconds, taught->all, &report, error);
-    session->metrics.wait_seconds += report.seconds;
+        session->world, &header, taught->own, deadline_seconds, taught->all, &u->report, error);
+    session->metrics.wait_seconds += u->report.seconds;
     GA_TRY(status);
     u->exchanged = true;
-    u->ready_version = report.probe_version_ready;
-    if ((report.flags_any & FLAG_HOST_DIFFERS) != 0) {
+    u->ready_version = u->report.probe_version_ready;
+    if ((u->report.flags_any & FLAG_HOST_DIFFERS) != 0) {
         return GA_FAIL(error, GA_ERR_DATA,
             "a rank can't match its rows with the host's, so all ranks use the host's own advantages");
     }
-    taught->credits = (report.flags_any & FLAG_NO_CREDIT) == 0;
+    taught->credits = (u->report.flags_any & FLAG_NO_CREDIT) == 0;
     for (int64_t i = 0; i < taught->count; i++) {
         taught->all[i].group = (uint64_t)u->options->groups[i];
         taught->pruned |= taught->all[i].kept == 0;
@@ -129,21 +131,6 @@ static void measure_seconds(ga_session *session) {
     }
 }
 
-static void measure_costs(ga_session *session) {
-    ga_costs *costs = &session->costs;
-    ga_costs_age(costs);
-    for (int32_t i = 0; i < session->batch_count; i++) {
-        const ga_batch *batch = session->batches[i];
-        const double looks = (double)ga_batch_rows_observed(batch);
-        ga_costs_add_denoising(costs, batch->seconds[GA_PHASE_DENOISE], (double)ga_batch_row_steps(batch));
-        ga_costs_add(costs, GA_COST_PREVIEW, batch->seconds[GA_PHASE_PREVIEW], looks);
-        ga_costs_add(costs, GA_COST_LOOKAHEAD, batch->seconds[GA_PHASE_LOOKAHEAD], looks);
-        ga_costs_add(costs, GA_COST_DISTILLED, batch->seconds[GA_PHASE_DISTILLED], looks);
-        ga_costs_add(costs, GA_COST_FEATURES, ga_batch_feature_seconds(batch), looks);
-        ga_costs_add(costs, GA_COST_REWARD, batch->seconds[GA_PHASE_REWARD], batch->kept_count);
-    }
-}
-
 static void publish_metrics(update *u, double own_seconds) {
     ga_session *session = u->session;
     ga_metrics *m = &session->metrics;
@@ -157,7 +144,6 @@ static void publish_metrics(update *u, double own_seconds) {
         measure_within(u);
     }
     measure_seconds(session);
-    measure_costs(session);
     m->seconds_own += own_seconds;
     ga_logbook_count(session);
     ga_metrics_publish(m, &session->costs);
@@ -240,6 +226,7 @@ static void end_update(update *u, const double *advantages) {
     if (session->taught.placed) {
         ga_logbook_write(session, advantages + session->taught.own_start);
     }
+    ga_mode_settle(session, u->exchanged);
     ga_retrain_step(session, u->exchanged, u->ready_version);
 }
 
@@ -251,6 +238,9 @@ ga_status ga_update_finish(
     const ga_status status = settle_update(&u, advantages_out, error);
     learn_of_host(session, options);
     if (session->mode != GA_MODE_PASS_THROUGH) {
+        const ga_taught *taught = &session->taught;
+        ga_mode_step(session, &u.report, taught->all, taught->matched ? (int32_t)taught->count : 0,
+            options->prunable != 0);
         const double settled_seconds = ga_clock_now(session->clock);
         publish_metrics(&u, settled_seconds - started_seconds);
         end_update(&u, advantages_out);
@@ -259,5 +249,6 @@ ga_status ga_update_finish(
     session->next_update++;
     close_batches(session);
     ga_arena_reset(session->update_arena);
+    ga_mode_update_ended(session);
     return status;
 }

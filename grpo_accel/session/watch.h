@@ -58,7 +58,8 @@ typedef struct ga_watch_update {
     ga_seconds seconds;         /* the slowest rank's */
     bool has_probe;
     uint32_t probe_version;
-    const char *obstacle; /* shared state: in words; NULL: none */
+    const char *obstacle;       /* why nothing may be pruned whatever is measured; NULL: none */
+    uint32_t shared_candidates; /* bit of each at which the rows of a group are in the same state */
     /* PSI against the training window, and how far the newest scores went from it */
     ga_drift scores, features;
     const char *feature_name; /* which input drifts most; NULL: not known */
@@ -69,6 +70,7 @@ typedef struct ga_watch_update {
 typedef struct ga_watch_report {
     ga_verdict verdict; /* of this update */
     bool changed;       /* the strategy is another one from here on */
+    bool warns;         /* the line is a warning: mode prune does what does not pay */
     bool wants_training;
     const char *training_reason; /* static; NULL: none */
     ga_strategy strategy;        /* in force for batches that begin from here on */
@@ -93,6 +95,9 @@ void ga_watch_destroy(ga_watch **watch);
  */
 ga_status ga_watch_take(ga_watch *watch, const ga_watch_update *update, ga_arena *arena,
     ga_watch_report *report_out, ga_error *error);
+
+/* Forgets all evidence and prunes nothing, as at the start: after ranks came to different verdicts. */
+void ga_watch_restart(ga_watch *watch);
 
 /* The options that are weighed: [*count_out], owned by the watch. */
 const ga_option *ga_watch_options_of(const ga_watch *watch, int32_t *count_out);
