@@ -11,6 +11,7 @@
 #include "grpo_accel/session/lesson_plan.h"
 #include "grpo_accel/session/lessons.h"
 #include "grpo_accel/session/logbook.h"
+#include "grpo_accel/session/mode.h"
 #include "grpo_accel/session/session.h"
 #include "grpo_accel/session/versions.h"
 #include "probe/train/promote.h"
@@ -18,7 +19,7 @@
 
 enum {
     NICENESS = 5,           /* of the training's thread: it must not hold up a rollout */
-    MEETING_SECONDS = 120,  /* for every rank's rows to be on disk */
+    MEETING_SECONDS = 120,  /* for every rank to be at the end of an update */
     TRAINING_SECONDS = 1800 /* for a training in the foreground */
 };
 
@@ -37,7 +38,8 @@ struct ga_retrain_job {
     uint32_t version, update;
     int64_t window_rows;
     uint64_t seed;
-    int32_t step, steps_total, relabels;
+    int32_t steps[GA_CANDIDATES_MAX]; /* one probe for all candidate steps */
+    int32_t step_count, steps_total, relabels;
     ga_train_options options; /* what the configuration says of network and training */
     /* set by the thread before `done` */
     ga_status status;
@@ -116,8 +118,11 @@ static ga_status promote(
 /* Labels under other prompts are made by hand (grpo-accel relabel): a run that has none yet learns without.
  */
 static ga_status read_lessons(const ga_retrain_job *job, ga_lessons **lessons_out, ga_error *error) {
-    ga_lessons_options source = {
-        .path = job->run_dir, .newest_rows = job->window_rows, .step = job->step, .relabels = job->relabels};
+    ga_lessons_options source = {.path = job->run_dir,
+        .newest_rows = job->window_rows,
+        .steps = job->steps,
+        .step_count = job->step_count,
+        .relabels = job->relabels};
     ga_error why = {0};
     const ga_status status = ga_lessons_read(&source, lessons_out, &why);
     if (status == GA_OK || job->relabels == 0 || (status != GA_ERR_FILE && status != GA_ERR_DATA)) {
@@ -139,8 +144,8 @@ static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
     options.seed = job->seed + job->version;
     options.version = job->version;
     options.model = job->model;
-    options.steps = &job->step;
-    options.step_count = 1;
+    options.steps = job->steps;
+    options.step_count = job->step_count;
     options.steps_total = job->steps_total;
     options.clean = ga_lessons_clean(lessons);
     const ga_train_callbacks callbacks = {.stop = asked_to_stop, .user = job};
@@ -191,7 +196,8 @@ static ga_retrain_job *make_job(ga_session *session) {
     job->compute = session->compute;
     job->window_rows = session->config->retrain.window_rows;
     job->seed = (uint64_t)session->config->seed;
-    job->step = ga_session_decision_step(session);
+    memcpy(job->steps, session->shapes.candidate_steps, sizeof job->steps);
+    job->step_count = session->shapes.candidate_count;
     job->steps_total = session->shapes.steps_total;
     job->relabels = (int32_t)session->config->training.relabels;
     job->options = ga_lesson_plan(session->config);
@@ -214,6 +220,8 @@ static void start(ga_session *session) {
             "no probe is trained: %s/probes can't be made", session->config->run_dir);
         return;
     }
+    ga_log(GA_LOG_INFO, "after update %u a training begins: %s", (unsigned)session->next_update,
+        session->retrain.reason);
     job->threaded = session->config->retrain.background;
     session->retrain.job = job;
     if (job->threaded && pthread_create(&job->thread, NULL, run, job) == 0) {
@@ -260,35 +268,39 @@ void ga_retrain_stop(ga_session *session) {
 /* ---- all ranks ---- */
 
 /* The same answer on every rank. */
-static bool is_due(const ga_session *session) {
+static bool is_scheduled(const ga_session *session) {
     const uint64_t updates = (uint64_t)session->next_update + 1;
     const int64_t every = session->config->retrain.every_updates;
-    return every > 0 && session->config->record.enabled && updates % (uint64_t)every == 0;
+    return every > 0 && updates % (uint64_t)every == 0;
 }
 
-/* All ranks are here, in the same update. */
-static bool meet(ga_session *session, double deadline_seconds) {
-    ga_error why = {0};
-    bool agree = false;
-    const ga_status status =
-        ga_world_agree(session->world, session->next_update, deadline_seconds, &agree, NULL, &why);
-    if (status != GA_OK || !agree) {
-        ga_log(GA_LOG_WARNING, "no probe is trained after update %u: %s", (unsigned)session->next_update,
-            status != GA_OK ? why.message : "ranks count updates differently");
+/* Is a training to be started as soon as all ranks have met? Their rows are on disk by then. A rank that
+ * missed an update may not hear of the guard's wish, and then only its newest rows are missing. */
+static bool ask(ga_session *session) {
+    ga_retrain *retrain = &session->retrain;
+    const char *reason = "it is time for one";
+    const bool scheduled = is_scheduled(session);
+    const bool wanted = ga_mode_wants_training(session, &reason) || scheduled;
+    if (wanted && session->config->record.enabled && session->prepared) {
+        retrain->pending = true;
+        retrain->reason = reason;
     }
-    return status == GA_OK && agree;
+    if (retrain->pending) {
+        ga_logbook_flush(session);
+    }
+    return retrain->pending;
 }
 
-/* Every rank's rows on disk, then the training starts on rank 0. Collective: one meeting, two in the
- * foreground. */
-static void begin(ga_session *session) {
-    ga_logbook_flush(session);
-    const bool together = meet(session, MEETING_SECONDS);
-    if (together && session->rank == 0) {
-        start(session);
+/* In the foreground all ranks wait for rank 0; the number of meetings must not depend on what is asked for.
+ */
+static void wait_for_training(ga_session *session, bool exchanged) {
+    if (session->config->retrain.background) {
+        return;
     }
-    if (!session->config->retrain.background) {
-        (void)meet(session, TRAINING_SECONDS);
+    if (exchanged) {
+        (void)ga_world_agree(session->world, 0, TRAINING_SECONDS, &(bool){false}, NULL, NULL);
+    } else {
+        ga_world_skip(session->world);
     }
 }
 
@@ -312,6 +324,7 @@ static void take(ga_session *session, ga_probe *probe, uint32_t version, const c
     session->probe_version = version;
     (void)snprintf(session->probe_path, sizeof session->probe_path, "%s", path);
     session->offsets = ga_offsets_make(GA_SESSION_OFFSETS_HALF_LIFE_UPDATES);
+    ga_mode_probe_changed(session);
     if (session->rank == 0) {
         const ga_probe_info *info = ga_probe_get_info(probe);
         ga_log(GA_LOG_INFO,
@@ -325,8 +338,9 @@ static void take(ga_session *session, ga_probe *probe, uint32_t version, const c
 /*
  * All ranks say which version they would use from here on; a new one is taken where all say it. A rank that
  * is late keeps the old one and tries again after the next update: its peers say the new version then, too.
+ * Says whether all ranks have met. Collective.
  */
-static void swap(ga_session *session, uint32_t ready_version) {
+static bool swap(ga_session *session, uint32_t ready_version) {
     char path[4096];
     ga_error why = {0};
     ga_probe *probe = NULL;
@@ -344,27 +358,30 @@ static void swap(ga_session *session, uint32_t ready_version) {
     const ga_status status = ga_world_agree(session->world, version, MEETING_SECONDS, &all, NULL, NULL);
     if (probe != NULL && status == GA_OK && all) {
         take(session, probe, ready_version, path);
-        return;
+        return true;
     }
     ga_probe_close(&probe);
     if (wanted && status == GA_OK) {
         session->retrain.refused_version = ready_version;
     }
+    return status == GA_OK;
 }
 
 void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version) {
-    const bool due = is_due(session);
-    const int32_t meetings = due ? (session->config->retrain.background ? 1 : 2) : 0;
+    const bool pending = ask(session);
+    bool met = false;
     if (exchanged) {
-        swap(session, ready_version);
-        if (due) {
-            begin(session);
-        }
+        met = swap(session, ready_version);
     } else {
-        for (int32_t i = 0; i < 1 + meetings; i++) {
-            ga_world_skip(session->world);
+        ga_world_skip(session->world);
+    }
+    if (met && pending) {
+        session->retrain.pending = false;
+        if (session->rank == 0) {
+            start(session);
         }
     }
+    wait_for_training(session, exchanged);
     poll_job(session);
     if (session->rank == 0) {
         look_for_version(session);

@@ -20,13 +20,15 @@ typedef struct ga_retrain {
     uint32_t refused_version; /* a version that some rank could not open; 0: none */
     uint32_t seen_version;    /* rank 0: the version in use at the last look */
     bool watching;            /* rank 0: seen_version is set */
+    bool pending;             /* a training is wanted and not started yet */
+    const char *reason;       /* why; static */
 } ga_retrain;
 
 /*
  * The end of an update, once on every rank: takes over what a finished training left (rank 0), swaps to the
  * probe of `ready_version`, which rank 0 announced to all, if every rank can open it, and starts a training
- * when one is due. Always the same number of collectives; with exchanged = false this rank counts them
- * without taking part.
+ * when the schedule or the guard wants one. One meeting, two with retrain.background off; with exchanged =
+ * false this rank counts them without taking part.
  */
 void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version);
 
