@@ -9,6 +9,7 @@
 #include "grpo_accel/base/correlation.h"
 #include "grpo_accel/estimate/breakeven.h"
 #include "grpo_accel/session/costs.h"
+#include "grpo_accel/session/taught.h"
 
 /* What the guard knows after an update; NaN where it does not. Texts are static or the guard's. */
 typedef struct ga_guard_metrics {
@@ -45,6 +46,7 @@ typedef struct ga_metrics {
     ga_within within; /* Spearman of predictions on audited rows of the newest updates */
     bool within_known;
     double tau2, residual_variance;
+    ga_taught_figures taught; /* zeros where the host's own advantages stood */
     double seconds_denoise, seconds_signal, seconds_reward, seconds_own; /* this rank, this update */
     double seconds_preview, seconds_lookahead, seconds_distilled;        /* parts of seconds_signal */
     double seconds_features;
