@@ -79,6 +79,27 @@ static void add_probe(text *json, const ga_metrics *m) {
     add_number(json, "probe/residual_variance", m->residual_variance);
 }
 
+/* Of an update in which a rank stopped rows, or in which some are left out of training. */
+static void add_advantages(text *json, const ga_taught_figures *taught) {
+    const ga_advantage_report *report = &taught->report;
+    if (taught->trained_rows > 0) {
+        add_count(json, "advantage/trained_rows_a_rank", taught->trained_rows);
+    }
+    if (report->count == 0) {
+        return;
+    }
+    add_number(json, "advantage/sigma", report->sigma);
+    add_number(json, "advantage/shrink_mean", report->shrink_mean);
+    add_number(json, "advantage/shrink_min", report->shrink_min);
+    add_number(json, "advantage/shrink_max", report->shrink_max);
+    add_count(json, "advantage/survivors_groups", report->fallback_group_count);
+    add_count(json, "advantage/unrewarded_rows", report->unrewarded_count);
+    add_count(json, "advantage/clipped_rows", report->clipped_count);
+    add_count(json, "advantage/credited_rows", report->credited_count);
+    add_number(json, "advantage/clip_left_out", report->clip_left_out);
+    add_number(json, "advantage/clip_shift", report->clip_shift);
+}
+
 /* Keys that never have a value in a run are left out: signals that are not wanted cost nothing. */
 static void add_known(text *json, const char *key, double value) {
     if (isfinite(value)) {
@@ -188,6 +209,7 @@ void ga_metrics_publish(ga_metrics *metrics, const ga_costs *costs) {
     add(&json, "{\"prune/update\": %u, \"prune/mode\": \"%s\"", (unsigned)metrics->update, metrics->mode);
     add_pruning(&json, metrics);
     add_probe(&json, metrics);
+    add_advantages(&json, &metrics->taught);
     add_seconds(&json, metrics);
     add_costs(&json, costs);
     add_guard(&json, &metrics->guard);
