@@ -138,6 +138,7 @@ static void publish_metrics(update *u, double own_seconds) {
     m->mode = session->taught.pruned ? "prune" : "shadow";
     m->batches = session->batch_count;
     m->probe_version = session->probe_version;
+    m->taught = u->figures;
     ga_taught_offsets(session, &m->tau2, &m->residual_variance);
     if (session->taught.matched) {
         measure_rows(u);
