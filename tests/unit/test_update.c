@@ -177,6 +177,9 @@ static void second_stage_trains_the_largest(void **state) {
         }
     }
     assert_int_equal(h.warnings, 0);
+    const char *numbers = ga_session_metrics_json(h.session);
+    assert_non_null(strstr(numbers, "\"advantage/trained_rows_a_rank\": 8"));
+    assert_non_null(strstr(numbers, "\"advantage/clip_left_out\": 0"));
     stop(&h);
 }
 
