@@ -90,7 +90,7 @@ static double factor_of(
         for (int32_t i = 0; i < t->own_rows; i++) {
             const double reported = t->columns[(size_t)i * ga_size(t->column_count) + (size_t)column];
             const double gathered = rewards[t->own_start + i];
-            if (isnan(reported)) {
+            if (!isfinite(reported)) {
                 continue;
             }
             ++*known_out;
