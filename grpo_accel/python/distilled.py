@@ -2,7 +2,8 @@
 
 It learns from the run's own pairs (state, final latent), without labels, in the gap after an update's advantages, and
 is on the host's model only inside its own calls. Its scores are audited against the plain preview's on kept rows and
-it is dropped when it does not beat them; until it has learned, and after it was dropped, the preview stands in.
+it is dropped when it does not beat them; until it has learned, and after it was dropped, the preview stands in: those
+batches have no seconds_distilled in the record, and a line in the log marks both ends.
 """
 
 from __future__ import annotations
@@ -192,13 +193,14 @@ class Distilled:
             raise failure
         if not some_trained:
             return
+        begins = "" if self.trained else "; from here on it speaks for itself, no preview stands in for it"
         self.trained = True
         with previews.generators_untouched():
             self._measure()
         errors = ", ".join(f"{name} {value:.4f}" for name, value in self.errors.items())
         self._runtime.log_info(
             f"distilled: {steps} steps on {len(self.pairs)} pairs in {time.perf_counter() - started:.1f} s"
-            + (f"; held-out {errors}" if errors else ""))
+            + (f"; held-out {errors}" if errors else "") + begins)
         if self._runtime.rank == 0:
             self.lora.save(self._runtime.run_dir / "distilled")
 
