@@ -6,12 +6,9 @@
 #include <string.h>
 
 #include "grpo_accel/base/check.h"
-#include "grpo_accel/session/replan.h"
+#include "grpo_accel/session/watch_state.h"
 
 enum {
-    PARTS_PER_BATCH = 16,      /* a batch never fills more of the window */
-    MEASURED_ROWS_MAX = 32768, /* of an update; larger batches only one by one */
-    RESAMPLES = 300,
     EARLY_UPDATES = 16, /* without a probe: looked at more often, so many updates long */
     /* between two trainings that drift asks for; twice as many after each that brings no new probe */
     TRAINING_PAUSE_UPDATES = 10,
@@ -20,35 +17,10 @@ enum {
 
 static const double EARLY_FACTOR = 4.0; /* how much more often */
 static const double RISK_GAMMA = 0.05;
+static const double ENTRY_SHARE = 0.5; /* of the break-even correlation, see doubt_entry */
 
 /* Shares that are tried where decision.keep is auto. */
 static const double KEEP_GRID[] = {0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75};
-
-struct ga_watch {
-    ga_watch_options options;
-    ga_option option[GA_WATCH_OPTIONS_MAX];
-    int32_t option_count;
-    /* a ring of parts: [GA_WATCH_PARTS, option_count] each */
-    ga_energy_part *parts;
-    ga_loss_sums *losses;
-    ga_agreement agreement[GA_WATCH_PARTS][GA_CANDIDATES_MAX]; /* of the batch whose first part lies there */
-    int32_t part_count, next_part;
-    ga_arena *scratch; /* of one option's plan */
-
-    ga_risk risk;
-    ga_trend trend;
-    ga_patience patience;
-    ga_patience others; /* verdicts in a row for another option than the one that prunes */
-    int32_t current;    /* option that prunes; −1: none */
-    uint32_t probe_version;
-    bool had_probe;
-    int64_t observed_rows;     /* with a reward, since the run began */
-    int64_t rows_wanted;       /* for the next first training */
-    int32_t updates_gathering; /* without a probe, once costs are known */
-    int32_t updates_since_training, training_pause;
-    uint32_t told; /* bits of answers that a line has told since the last switch */
-    ga_strategy strategy;
-};
 
 /* ---- options ---- */
 
@@ -162,245 +134,16 @@ const ga_option *ga_watch_options_of(const ga_watch *watch, int32_t *count_out) 
     return watch->option;
 }
 
-/* ---- evidence ---- */
-
-/* The rows of the update's batch `number`, rank after rank. */
-static ga_outcome *gather_batch(
-    const ga_watch *watch, const ga_watch_update *update, int32_t batch, ga_arena *arena) {
-    const int32_t rows = watch->options.rows, ranks = watch->options.ranks;
-    ga_outcome *gathered = ga_arena_take(arena, ga_size(rows) * ga_size(ranks), sizeof *gathered);
-    for (int32_t rank = 0; rank < ranks && gathered != NULL; rank++) {
-        const int64_t first = ((int64_t)rank * update->batches + batch) * rows;
-        memcpy(gathered + (int64_t)rank * rows, update->outcomes + first, ga_size(rows) * sizeof *gathered);
-    }
-    return gathered;
-}
-
-/* Were this batch's rows looked at, and those with a reward kept by chance alone? */
-static bool is_evidence(const ga_outcome *rows, int32_t count) {
-    int32_t kept = 0, audited = 0, observed = 0;
-    for (int32_t i = 0; i < count; i++) {
-        kept += rows[i].kept != 0;
-        audited += rows[i].audit != 0;
-        observed += rows[i].observed != 0;
-    }
-    return observed == count && kept > 0 && (kept == count || audited == count);
-}
-
-/* Room in the ring for the parts of a batch, zeroed; returns the first place. They may go round the end, so
- * they are asked for one by one. */
-static int32_t take_part(ga_watch *watch) {
-    const int32_t place = watch->next_part;
-    const size_t first = ga_size(place) * ga_size(watch->option_count);
-    memset(watch->parts + first, 0, ga_size(watch->option_count) * sizeof *watch->parts);
-    memset(watch->losses + first, 0, ga_size(watch->option_count) * sizeof *watch->losses);
-    memset(watch->agreement[place], 0, sizeof watch->agreement[place]);
-    watch->next_part = (place + 1) % GA_WATCH_PARTS;
-    watch->part_count += watch->part_count < GA_WATCH_PARTS;
-    return place;
-}
-
-/* What one option would have done, into parts and losses of a batch [part_count, option_count]. */
-static ga_status measure_option(ga_watch *watch, const ga_replan *replan, int32_t option,
-    ga_energy_part *parts, ga_loss_sums *losses, ga_error *error) {
-    if (!ga_replan_can(replan, &watch->option[option].course)) {
-        return GA_OK;
-    }
-    const ga_status status = ga_replan_measure(replan, &watch->option[option].course, &watch->options.plan,
-        watch->scratch, watch->option_count, parts + option, losses + option, error);
-    ga_arena_reset(watch->scratch);
-    return status;
-}
-
-/* A row as the agreement counts it, with its prediction at `candidate`; −1: the newest. */
-static ga_agreement_row agreement_row(const ga_outcome *row, int32_t candidate) {
-    return (ga_agreement_row){.group = row->group,
-        .prediction = (double)(candidate >= 0 ? row->candidate_mean[candidate] : row->mean),
-        .reward = row->kept ? row->reward : (double)NAN,
-        .deviation = sqrt((double)row->variance)};
-}
-
-static ga_status add_agreement(const ga_outcome *outcomes, int32_t count, int32_t candidate, ga_arena *arena,
-    ga_agreement *sums, ga_error *error) {
-    ga_agreement_row *rows = ga_arena_take(arena, ga_size(count) + 1, sizeof *rows);
-    if (rows == NULL) {
-        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the agreement of %d rows", (int)count);
-    }
-    for (int32_t i = 0; i < count; i++) {
-        rows[i] = agreement_row(&outcomes[i], candidate);
-    }
-    ga_agreement_add(sums, rows, count);
-    return GA_OK;
-}
-
-/* The loss of the pruning in force on an audited batch steers the level. */
-static void learn_risk(ga_watch *watch, const ga_loss_sums *losses, int32_t part_count) {
-    ga_loss_sums sums = {0};
-    for (int32_t i = 0; i < part_count && watch->current >= 0; i++) {
-        const ga_loss_sums *part = &losses[i * watch->option_count + watch->current];
-        sums.weight += part->weight;
-        sums.lost += part->lost;
-    }
-    if (sums.weight > 0) {
-        ga_risk_learn(&watch->risk, ga_loss_share(&sums));
-    }
-}
-
-/* A batch's figures as they go into the window. */
-typedef struct measured {
-    ga_energy_part *parts; /* [part_count, option_count] */
-    ga_loss_sums *losses;
-    int32_t part_count;
-    ga_agreement agreement[GA_CANDIDATES_MAX];
-} measured;
-
-static void put_measured(ga_watch *watch, const measured *batch) {
-    const size_t options = ga_size(watch->option_count);
-    for (int32_t i = 0; i < batch->part_count; i++) {
-        const int32_t place = take_part(watch);
-        memcpy(watch->parts + ga_size(place) * options, batch->parts + ga_size(i) * options,
-            options * sizeof *batch->parts);
-        memcpy(watch->losses + ga_size(place) * options, batch->losses + ga_size(i) * options,
-            options * sizeof *batch->losses);
-        if (i == 0) {
-            memcpy(watch->agreement[place], batch->agreement, sizeof batch->agreement);
-        }
-    }
-}
-
-static ga_status measure_options(
-    ga_watch *watch, const ga_replan *replan, ga_arena *arena, measured *batch, ga_error *error) {
-    const size_t places = ga_size(replan->part_count) * ga_size(watch->option_count);
-    batch->part_count = replan->part_count;
-    batch->parts = ga_arena_take(arena, places + 1, sizeof *batch->parts);
-    batch->losses = ga_arena_take(arena, places + 1, sizeof *batch->losses);
-    if (batch->parts == NULL || batch->losses == NULL) {
-        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the guard's figures");
-    }
-    for (int32_t option = 0; option < watch->option_count; option++) {
-        GA_TRY(measure_option(watch, replan, option, batch->parts, batch->losses, error));
-    }
-    return GA_OK;
-}
-
-static bool can_any(const ga_watch *watch, const ga_replan *replan) {
-    bool can = false;
-    for (int32_t option = 0; option < watch->option_count && !can; option++) {
-        can = ga_replan_can(replan, &watch->option[option].course);
-    }
-    return can;
-}
-
-static ga_status measure_batch(
-    ga_watch *watch, const ga_replan_batch *rows, ga_arena *arena, bool *measured_out, ga_error *error) {
-    ga_replan replan = {0};
-    measured batch = {0};
-    GA_TRY(ga_replan_make(rows, &watch->options.plan, PARTS_PER_BATCH, arena, &replan, error));
-    if (!can_any(watch, &replan)) {
-        return GA_OK;
-    }
-    GA_TRY(measure_options(watch, &replan, arena, &batch, error));
-    for (int32_t candidate = 0; candidate < watch->options.candidate_count; candidate++) {
-        GA_TRY(add_agreement(rows->rows, rows->count, candidate, arena, &batch.agreement[candidate], error));
-    }
-    learn_risk(watch, batch.losses, batch.part_count);
-    put_measured(watch, &batch);
-    *measured_out = true;
-    return GA_OK;
-}
-
-/* Every batch of the update that is evidence, as far as the measuring may take; says whether there was one.
- */
-static ga_status measure_update(
-    ga_watch *watch, const ga_watch_update *update, ga_arena *arena, bool *measured_out, ga_error *error) {
-    const int32_t count = watch->options.rows * watch->options.ranks;
-    int64_t rows = 0;
-    for (int32_t batch = 0; batch < update->batches; batch++) {
-        ga_outcome *gathered = gather_batch(watch, update, batch, arena);
-        if (gathered == NULL) {
-            return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the guard's %d rows", (int)count);
-        }
-        if (!is_evidence(gathered, count) || (rows > 0 && rows + count > MEASURED_ROWS_MAX)) {
-            continue;
-        }
-        const ga_replan_batch evidence = {.rows = gathered,
-            .count = count,
-            .rows_per_rank = watch->options.rows,
-            .number = update->first_batch + (uint64_t)batch,
-            .tau2 = update->tau2,
-            .sigma_r2 = update->sigma_r2};
-        GA_TRY(measure_batch(watch, &evidence, arena, measured_out, error));
-        rows += count;
-    }
-    return GA_OK;
-}
-
-/* The step whose predictions the trend is about; −1: each row's newest. */
-static int32_t focus_of(const ga_watch *watch) {
-    if (watch->current < 0) {
-        return -1;
-    }
-    const ga_course *course = &watch->option[watch->current].course;
-    return course->candidate[course->stage_count - 1];
-}
-
-static ga_status follow_trend(
-    ga_watch *watch, const ga_watch_update *update, ga_arena *arena, ga_error *error) {
-    ga_agreement sums = {0};
-    GA_TRY(add_agreement(update->outcomes, update->count, focus_of(watch), arena, &sums, error));
-    if (sums.freedom > 0) {
-        ga_trend_add(&watch->trend, &sums);
-    }
-    return GA_OK;
-}
-
-static void read_options(ga_watch *watch) {
-    for (int32_t option = 0; option < watch->option_count; option++) {
-        ga_loss_sums sums = {0};
-        for (int32_t i = 0; i < watch->part_count; i++) {
-            const ga_loss_sums *part = &watch->losses[i * watch->option_count + option];
-            sums.weight += part->weight;
-            sums.squares += part->squares;
-            sums.lost += part->lost;
-        }
-        watch->option[option].losses = sums;
-    }
-}
-
-static ga_status estimate_options(ga_watch *watch, ga_arena *arena, ga_error *error) {
-    ga_energy *energies = ga_arena_take(arena, ga_size(watch->option_count) + 1, sizeof *energies);
-    if (energies == NULL) {
-        return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the guard's figures");
-    }
-    GA_TRY(ga_energy_estimate(watch->parts, watch->part_count, watch->option_count,
-        watch->options.guard.confidence, watch->options.plan.seed, RESAMPLES, energies, error));
-    for (int32_t option = 0; option < watch->option_count; option++) {
-        watch->option[option].energy = energies[option];
-    }
-    read_options(watch);
-    return GA_OK;
-}
-
-static void forget_evidence(ga_watch *watch) {
-    watch->part_count = watch->next_part = 0;
-    watch->trend = (ga_trend){0};
-    for (int32_t option = 0; option < watch->option_count; option++) {
-        watch->option[option].energy = (ga_energy){
-            .value = (double)NAN, .snr2 = (double)NAN, .snr2_low = (double)NAN, .snr2_high = (double)NAN};
-        watch->option[option].losses = (ga_loss_sums){0};
-    }
-}
-
 /* ---- verdict ---- */
 
 /* Agreement of predictions and rewards in the window, at the option's last decision. */
-static ga_agreement_figures agreement_of(const ga_watch *watch, int32_t option) {
+static ga_agreement_figures agreement_of(const ga_watch *watch, int32_t option, double confidence) {
     const ga_course *course = &watch->option[option].course;
     ga_agreement sums = {0};
     for (int32_t i = 0; i < watch->part_count; i++) {
         ga_agreement_join(&sums, &watch->agreement[i][course->candidate[course->stage_count - 1]]);
     }
-    return ga_agreement_read(&sums, watch->options.guard.confidence);
+    return ga_agreement_read(&sums, confidence);
 }
 
 /*
@@ -412,7 +155,7 @@ static double rho_needed(const ga_watch *watch, const ga_verdict *verdict) {
     const ga_option *option = &watch->option[verdict->option];
     const double keep = option->course.keep[option->course.stage_count - 1];
     const double worth = option->energy.snr2 - keep, price = verdict->cost_ratio - keep;
-    const double rho = agreement_of(watch, verdict->option).rho;
+    const double rho = agreement_of(watch, verdict->option, watch->options.guard.confidence).rho;
     if (!(worth > 0 && price > 0 && rho > 0)) {
         return verdict->break_even_rho;
     }
@@ -424,12 +167,35 @@ static double rho_needed(const ga_watch *watch, const ga_verdict *verdict) {
 static void listen_to_trend(ga_watch *watch, ga_verdict *verdict, ga_agreement_figures *figures) {
     const double needed = verdict->option >= 0 ? rho_needed(watch, verdict) : (double)NAN;
     const bool ended = ga_trend_has_ended(&watch->trend, needed, watch->options.guard.confidence, figures);
-    if (ended && (verdict->answer == GA_GUARD_PAYS || verdict->answer == GA_GUARD_COSTS_MORE)) {
+    const bool open =
+        verdict->answer == GA_GUARD_PAYS || (verdict->answer == GA_GUARD_COSTS_MORE && watch->current >= 0);
+    if (ended && open && verdict->cost_ratio < 1) {
         verdict->answer = GA_GUARD_UNCORRELATED;
         (void)snprintf(verdict->reason, sizeof verdict->reason,
             "predictions of kept rows correlate with their rewards by %.2f (at most %.2f) within groups, "
             "%.2f are needed",
             figures->rho, figures->rho_high, needed);
+    }
+}
+
+/*
+ * The best of many options, weighed again after every update, looks good by chance now and then. So pruning
+ * begins only where the window's correlation agrees, which all options share: its lower bound must reach half
+ * of the break-even of the closed form.
+ */
+static void doubt_entry(const ga_watch *watch, ga_verdict *verdict) {
+    if (verdict->answer != GA_GUARD_PAYS || watch->current >= 0) {
+        return;
+    }
+    const double confidence = 1.0 - (1.0 - watch->options.guard.confidence) / GA_CANDIDATES_MAX;
+    const ga_agreement_figures figures = agreement_of(watch, verdict->option, confidence);
+    const double needed = ENTRY_SHARE * (isfinite(verdict->break_even_rho) ? verdict->break_even_rho : 1.0);
+    if (!(figures.rho_low >= needed)) {
+        verdict->answer = GA_GUARD_UNCORRELATED;
+        (void)snprintf(verdict->reason, sizeof verdict->reason,
+            "predictions correlate with rewards by %.2f (at least %.2f) within groups, at least %.2f is "
+            "needed",
+            figures.rho, figures.rho_low, needed);
     }
 }
 
@@ -465,7 +231,7 @@ static void switch_to(ga_watch *watch, int32_t option, ga_watch_report *report, 
         watch->risk.level = watch->risk.alpha;
     }
     if (report->verdict.answer == GA_GUARD_UNCORRELATED) {
-        forget_evidence(watch); /* it speaks of a time when predictions were worth something */
+        ga_watch_forget(watch); /* it speaks of a time when predictions were worth something */
     }
     set_strategy(watch);
     report->changed = true;
@@ -520,7 +286,7 @@ static void step_told(ga_watch *watch, ga_watch_report *report) {
 }
 
 void ga_watch_restart(ga_watch *watch) {
-    forget_evidence(watch);
+    ga_watch_forget(watch);
     watch->patience = watch->others = (ga_patience){0};
     watch->risk.level = watch->risk.alpha;
     watch->told = 0;
@@ -581,7 +347,7 @@ static void follow_probe(ga_watch *watch, const ga_watch_update *update) {
         watch->training_pause = TRAINING_PAUSE_UPDATES;
         watch->trend = (ga_trend){0};
         if (!watch->had_probe) {
-            forget_evidence(watch);
+            ga_watch_forget(watch);
         }
         watch->had_probe = update->has_probe;
     }
@@ -617,6 +383,9 @@ static void judge(ga_watch *watch, const ga_watch_update *update, ga_watch_repor
     report->verdict =
         ga_guard_judge(&watch->options.guard, &evidence, watch->option, watch->option_count, watch->current);
     listen_to_trend(watch, &report->verdict, &report->agreement);
+    if (watch->options.plan.policy != GA_POLICY_RANDOM) {
+        doubt_entry(watch, &report->verdict);
+    }
     if (report->verdict.option >= 0) {
         const ga_option *option = &watch->option[report->verdict.option];
         report->energy = option->energy;
@@ -640,15 +409,8 @@ ga_status ga_watch_take(ga_watch *watch, const ga_watch_update *update, ga_arena
         .lost_share = (double)NAN,
         .look_share =
             ga_look_share(&update->seconds, watch->options.steps_total, watch->options.candidate_count)};
-    bool fresh = false;
     follow_probe(watch, update);
-    if (update->count > 0) {
-        GA_TRY(measure_update(watch, update, arena, &fresh, error));
-        GA_TRY(follow_trend(watch, update, arena, error));
-    }
-    if (fresh) {
-        GA_TRY(estimate_options(watch, arena, error));
-    }
+    GA_TRY(ga_watch_learn(watch, update, arena, error));
     count_rows(watch, update, report.look_share);
     judge(watch, update, &report);
     if (update->count == 0) {
