@@ -89,7 +89,7 @@ def wanted(place: Path, config: dict) -> list[Probe]:
     step = config["main_step"]
     for name in ("attention", "x0", "hidden"):
         add(home, step, f"{name}-network", [name], network=True)
-    for name in ("attention", "x0", "hidden"):
+    for name in ("x0", "hidden"):  # labels under other prompts need to see what there is to see
         add(home, step, f"{name}+prompt-relabelled", [name, "prompt"], True, config["relabels"])
     add(home, step, "features-without-relabels", FEATURES, True)
     add(home, step, "joined-without-relabels", (*FEATURES, join_of(home, step)), True)

@@ -153,6 +153,8 @@ def machine() -> str:
 
 
 def results(place: Path, config: dict) -> dict:
+    from . import joining
+
     judged, wanted = [], probes.wanted(place, config)
     for sampler in config["samplers"]:
         one = Judged(place, config, sampler)
@@ -166,6 +168,7 @@ def results(place: Path, config: dict) -> dict:
         "machine": machine(),
         "seconds_per_row": {name: round(value, 6) for name, value in judged[0].costs.seconds.items()},
         "joined_against_best_single": gains(judged, config),
+        "most_that_weights_could_add": joining.bounds(judged, wanted, config),
         "attention_parts": json.loads((place / "parts.json").read_text()),
         "aging": aging(place, config, judged[0]) if (place / "moved").exists() else None,
         "rows": [row for one in judged for row, _ in one.rows],

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from scipy.stats import spearmanr
 
-from experiments.probe_inputs import judge, probes, samplers
+from experiments.probe_inputs import joining, judge, probes, samplers
 
 CONFIG = Path(samplers.__file__).parent / "config.yaml"
 
@@ -66,3 +66,15 @@ def test_every_probe_has_a_name_of_its_own_and_names_what_it_learns(config, tmp_
     names = {probe.name for probe in wanted}
     assert all(probe.same_as is None or probe.same_as in names for probe in wanted)
     assert sum(name.endswith("/joined") for name in names) == sum(len(s["looks"]) for s in config["samplers"])
+
+
+def test_a_join_is_judged_on_prompts_that_it_was_not_fitted_on():
+    draws = np.random.default_rng(3)
+    seen, hidden = draws.normal(size=(2, 60 * 8))
+    level = np.repeat(draws.normal(size=60) * 5, 8)
+    reward = seen + hidden + level
+    both = joining.joined([seen, hidden + level], reward, 8)
+    assert np.corrcoef(both, seen + hidden)[0, 1] > 0.999
+    noise = draws.normal(size=(6, 60 * 8))
+    spoiled = joining.joined([seen, *noise], reward, 8)
+    assert judge.difference(spoiled, seen, reward, 8, 200, 1)["difference"] < 0.03
