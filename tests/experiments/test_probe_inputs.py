@@ -74,7 +74,7 @@ def test_a_join_is_judged_on_prompts_that_it_was_not_fitted_on():
     level = np.repeat(draws.normal(size=60) * 5, 8)
     reward = seen + hidden + level
     both = joining.joined([seen, hidden + level], reward, 8)
-    assert np.corrcoef(both, seen + hidden)[0, 1] > 0.999
+    assert np.corrcoef(both, joining.centred(seen + hidden, 8))[0, 1] > 0.999
     noise = draws.normal(size=(6, 60 * 8))
     spoiled = joining.joined([seen, *noise], reward, 8)
     assert judge.difference(spoiled, seen, reward, 8, 200, 1)["difference"] < 0.03
