@@ -347,11 +347,11 @@ GA_API ga_status ga_update_end(
     ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error);
 
 /*
- * Advantages once more for the rows of the update that ended last, under other rewards: hosts that ask for each
- * scorer, or each weight, apart. `rewards` are those of one scorer, of the combined reward or a multiple of
- * either; the rows that train are those of the first call. Not collective: every rank that asks gets the same.
- * On any error advantages_out holds host_advantages, with this rank's pruned rows set to 0 where count is the
- * first call's.
+ * Advantages once more for the rows of the update that ended last, under other rewards: hosts that ask for
+ * each scorer, or each weight, apart. `rewards` are those of one scorer, of the combined reward or a multiple
+ * of either; the rows that train are those of the first call. Not collective: every rank that asks gets the
+ * same. On any error advantages_out holds host_advantages, with this rank's pruned rows set to 0 where count
+ * is the first call's.
  */
 GA_API ga_status ga_update_again(
     ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error);

@@ -260,7 +260,8 @@ static void estimate_sigmas(work *w) {
     }
 }
 
-/* μ̂ of the others of the row's group, `all` being the group's sums about μ̂_g; μ̂_g where they tell nothing. */
+/* μ̂ of the others of the row's group, `all` being the group's sums about μ̂_g; μ̂_g where they tell
+ * nothing. */
 static double baseline_without(const work *w, const group *g, const row *r, const sums *all) {
     sums others = *all;
     add_row(&others, r, g->mean, false, true, -1);
