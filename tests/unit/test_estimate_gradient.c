@@ -9,7 +9,7 @@
  * second b ~ N(θ₂, 1), which it doesn't; reward r = level + C1·a + C2·b + C3·a². ∇E r = (C1 + 2·C3·θ₁, C2),
  * score function (a − θ₁, b − θ₂).
  */
-enum { GROUPS = 6, SIZE = 8, ROWS = GROUPS * SIZE, UPDATES = 20000 };
+enum { GROUPS = 6, SIZE = 8, ROWS = GROUPS * SIZE, UPDATES = 10000 };
 
 static const double THETA1 = 0.3, THETA2 = -0.2, C1 = 0.8, C2 = 0.6, C3 = 0.3;
 
