@@ -77,6 +77,60 @@ static const ga_option rollback_options[] = {
 };
 #endif
 
+#if defined(GA_HAVE_WHATIF)
+#define WHATIF_OPTIONS                                                                                       \
+    {"std", "KIND", "advantages are divided by: global (default), group, or global,group"},                  \
+        {"min-group", "N", "kept rows that each group has at least (default 0)"},                            \
+        {"max-group", "N", "kept rows that each group has at most; 0: no limit (default)"},                  \
+        {"min-inclusion", "P", "least inclusion probability of neyman and budget (default 0.05)"},           \
+        {"threshold", "KIND:VALUE", "of policy threshold: absolute, quantile or advantage (quantile:0.5)"},  \
+        {"audit", "E", "share of the batches that keep by chance alone (default 0)"},                        \
+        {"clip", "W", "largest weight 1/P (default: none)"},                                                 \
+        {"estimator", "NAME", "baseline whose signal counts: shrunk (default), difference, survivors"},      \
+        {"weights", "KIND", "one (default) or inverse: weights whose signal counts"},                        \
+        {"costs", "LIST", "before=S,signal=V,reward=R,after=F; see below"},                                  \
+        {"seed", "N", "of every choice (default 0)"}, {                                                      \
+        "plot", "FILE", "draw kept energy against kept share: FILE.svg or FILE.html"                         \
+    }
+static const ga_option replay_options[] = {
+    {"policy", "NAMES", "extremes (default), budget, neyman, topk, random, threshold; a list, or all"},
+    {"ranks", "R", "deal each batch's rows to so many ranks (a rank column is followed)"},
+    {"keep-per-rank", "C", "rows that each rank keeps; below 1: a share; 5:2: two decisions; a list"},
+    {"deal", NULL, "deal rows by chance though there is a rank column"},
+    {"repeat", "N", "so many times, with other chances (default 1)"},
+    {"step", "N", "steps that a stopped row has run, the decision's own with it; 5:8 for two decisions"},
+    {"steps-total", "T", "steps of a whole rollout (default 20)"},
+    {"score", "NAME", "of a record: prediction (default), preview, lookahead or distilled"},
+    {"at", "STEP", "of a record: after which decision step (default: the last); 2:4 for two decisions"},
+    WHATIF_OPTIONS,
+    COMMON_OPTIONS,
+};
+static const ga_option simulate_options[] = {
+    {"recipe", "NAME", "a world fitted to a real model and reward: flux-imagereward"},
+    {"rho", "LIST", "Spearman within groups, as measured in groups of this size (default 0.3,0.5,0.7)"},
+    {"steps", "LIST", "steps that a stopped row has run; with as many rhos: what is known when"},
+    {"steps-total", "T", "steps of a whole rollout (default 20)"},
+    {"step", "N", "the same as --steps with one number"},
+    {"keep", "LIST", "rows that each rank keeps, or shares below 1 (default 1,2,3,5)"},
+    {"policy", "NAMES", "a list of policies, or all (default extremes,topk,random)"},
+    {"racing", NULL, "also two decisions, one after the other, for all steps and keeps"},
+    {"shape", "LIST", "of rewards inside a group: gaussian (default), skewed, binary"},
+    {"group-size", "G", "rows of a group (default 24)"},
+    {"groups", "N", "groups of a batch (default 12)"},
+    {"batches", "N", "batches of a world (default 16)"},
+    {"repeat", "N", "worlds (default 4)"},
+    {"ranks", "R", "ranks that a batch is dealt to (default 32)"},
+    {"sd-spread", "S", "spread over groups of the log of their deviation (default 0; 0.46: a factor of ten)"},
+    {"mean-spread", "S", "spread of groups' means, in deviations inside a group (default 1)"},
+    {"offset", "S", "how wrong scores are about a group's level, in the same units (default 0.3)"},
+    {"skew", "K", "of shape skewed: lognormal's sigma, tail to the left (default 0.3)"},
+    {"success", "P", "of shape binary: mean success rate (default 0.5)"},
+    {"success-spread", "S", "of shape binary: spread of groups' rates, in latent deviations (default 1)"},
+    WHATIF_OPTIONS,
+    COMMON_OPTIONS,
+};
+#endif
+
 const ga_command ga_commands[] = {
     {"run", "--config FILE [--set KEY=VALUE]... [--dry-run] -- SCRIPT ARGS...",
         "run an unmodified training script with grpo_accel attached",
@@ -136,6 +190,31 @@ const ga_command ga_commands[] = {
     {"verify", "FOLDER", "does a record have gaps or damage?",
         "Reads every byte once and changes nothing. Exit code 1 when rows are missing or damaged.",
         plain_options, 1, 1, false, ga_command_verify},
+#endif
+#if defined(GA_HAVE_WHATIF)
+    {"replay", "TABLE_OR_RUN --keep-per-rank C [--ranks R] [--policy NAMES] [--plot FILE] ...",
+        "what a policy would have done with rollouts whose rewards are known",
+        "TABLE is CSV with a header or HDF5: group, score, reward, optional batch, rank, score2, score3. RUN "
+        "is a run\n"
+        "folder whose batches kept everything (mode: shadow). Plans and advantages are those of a run. Costs "
+        "are in\n"
+        "shares: before, of the steps that a stopped row has run; signal, looking at a row, and reward, "
+        "decoding and\n"
+        "scoring it, in denoisings of a row; after, of an iteration, what follows the rollout and the "
+        "rewards. Defaults:\n"
+        "before=0.3,signal=0.01,reward=0,after=0.5; a record brings its own but for after.\n\n"
+        "  grpo-accel replay runs/shadow --policy all --keep-per-rank 1,2,3,5 --plot kept.svg\n"
+        "  grpo-accel replay scores.csv --ranks 32 --keep-per-rank 3 --std group --costs after=.78 --json",
+        replay_options, 1, 1, false, ga_command_replay},
+    {"simulate", "[--rho LIST] [--keep LIST] [--steps LIST] [--racing] [--recipe NAME] [--plot FILE] ...",
+        "where pruning would pay, in made-up groups",
+        "Rewards of a given shape, scores that order them by a Gaussian copula as well as --rho says; every "
+        "policy,\n"
+        "keep and step of the lists. The last lines name what is worth most. Costs as for replay.\n\n"
+        "  grpo-accel simulate --rho .3,.5,.7 --keep .1,.2,.35,.5 --plot pays.html\n"
+        "  grpo-accel simulate --steps 4,6,8 --rho .5,.7,.79 --policy extremes --keep 1,2,3,4,5 --racing\n"
+        "  grpo-accel simulate --recipe flux-imagereward",
+        simulate_options, 0, 0, false, ga_command_simulate},
 #endif
     {"config dump", "[--config FILE] [--set KEY=VALUE]...",
         "what is in force, and where each value came from",

@@ -83,6 +83,10 @@ ga_exit ga_command_relabel(const ga_call *call);
 ga_exit ga_command_evaluate(const ga_call *call);
 ga_exit ga_command_rollback(const ga_call *call);
 #endif
+#if defined(GA_HAVE_WHATIF)
+ga_exit ga_command_replay(const ga_call *call);
+ga_exit ga_command_simulate(const ga_call *call);
+#endif
 #if defined(GA_HAVE_RECORD)
 ga_exit ga_command_inspect(const ga_call *call);
 ga_exit ga_command_verify(const ga_call *call);

@@ -171,3 +171,24 @@ ga_status ga_frame_deal(const ga_frame *frame, int32_t batch, int32_t ranks, boo
     free(order);
     return GA_OK;
 }
+
+ga_status ga_frame_layout(const ga_frame *frame, int32_t ranks, bool deal, int32_t *ranks_out,
+    int32_t *rows_per_rank_out, ga_error *error) {
+    int32_t largest = 0;
+    for (int32_t b = 1; b < frame->batch_count; b++) {
+        const int32_t rows = frame->batch_start[b + 1] - frame->batch_start[b];
+        largest = rows > frame->batch_start[largest + 1] - frame->batch_start[largest] ? b : largest;
+    }
+    const size_t rows = ga_size(frame->batch_start[largest + 1] - frame->batch_start[largest]);
+    ga_dealt dealt = {.rank = calloc(rows, sizeof(int32_t)), .index = calloc(rows, sizeof(int32_t))};
+    const ga_status status = dealt.rank == NULL || dealt.index == NULL
+                                 ? GA_FAIL(error, GA_ERR_MEMORY, "no memory to place %zu rows", rows)
+                                 : ga_frame_deal(frame, largest, ranks, deal, 0, &dealt, error);
+    free(dealt.rank);
+    free(dealt.index);
+    if (status == GA_OK) {
+        *ranks_out = dealt.ranks;
+        *rows_per_rank_out = dealt.rows_per_rank;
+    }
+    return status;
+}

@@ -109,10 +109,13 @@ ga_status ga_parts_intervals(const ga_frame *frame, const ga_part *parts, int32_
         }
     }
     for (int k = 0; k < GA_FIGURE_COUNT; k++) {
-        double *column = means + ga_size(k) * draws;
+        double *column = means + ga_size(k) * draws, mean = 0;
+        for (size_t i = 0; i < draws; i++) {
+            mean += (column[i] - mean) / (double)(i + 1);
+        }
         qsort(column, draws, sizeof *column, compare_doubles);
-        low_out[k] = column[(size_t)(0.025 * (double)(draws - 1) + 0.5)];
-        high_out[k] = column[(size_t)(0.975 * (double)(draws - 1) + 0.5)];
+        low_out[k] = column[(size_t)(0.025 * (double)(draws - 1) + 0.5)] - mean;
+        high_out[k] = column[(size_t)(0.975 * (double)(draws - 1) + 0.5)] - mean;
     }
     free(means);
     free(order);

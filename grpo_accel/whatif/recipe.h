@@ -2,7 +2,7 @@
 #ifndef GA_WHATIF_RECIPE_H
 #define GA_WHATIF_RECIPE_H
 
-#include "grpo_accel/whatif/world.h"
+#include "grpo_accel/whatif/synthetic.h"
 
 #define GA_RECIPE_SIGNALS_MAX 4
 #define GA_RECIPE_KEEPS_MAX 8
@@ -11,13 +11,13 @@
 typedef struct ga_recipe_signal {
     const char *name;
     int32_t step;
-    ga_world_signal signal;
+    ga_synthetic_signal signal;
 } ga_recipe_signal;
 
 typedef struct ga_recipe {
     const char *name;
     const char *summary;
-    ga_world_options world; /* stage_count 0: one of the signals goes in */
+    ga_synthetic world; /* stage_count 0: one of the signals goes in */
     int32_t steps_total;
     int32_t ranks;
     int32_t signal_count;

@@ -437,8 +437,13 @@ static ga_status find_intervals(const ga_frame *frame, const ga_replay_options *
     const int64_t affordable = BOOTSTRAP_VISITS / ((int64_t)kept_repeats * frame->group_count);
     const int64_t least = o->resamples < RESAMPLES_MIN ? o->resamples : RESAMPLES_MIN;
     const int64_t draws = affordable < least ? least : affordable < o->resamples ? affordable : o->resamples;
-    return ga_parts_intervals(
-        frame, parts, kept_repeats, o->seed, (int32_t)draws, report->low, report->high, error);
+    double low[GA_FIGURE_COUNT], high[GA_FIGURE_COUNT];
+    GA_TRY(ga_parts_intervals(frame, parts, kept_repeats, o->seed, (int32_t)draws, low, high, error));
+    for (int k = 0; k < GA_FIGURE_COUNT; k++) {
+        report->low[k] += low[k];
+        report->high[k] += high[k];
+    }
+    return GA_OK;
 }
 
 ga_status ga_replay_run(const ga_frame *frame, const ga_replay_lines *lines, const ga_replay_options *options,

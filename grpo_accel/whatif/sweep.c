@@ -54,9 +54,9 @@ static ga_status run_all(const ga_frame *frame, const ga_replay_lines *lines, ui
     return GA_OK;
 }
 
-ga_status ga_cases_run_on_world(
-    const ga_world_options *world, int32_t repeat, ga_case *cases, int32_t count, ga_error *error) {
-    ga_world_options many = *world;
+ga_status ga_cases_run_on_synthetic(
+    const ga_synthetic *world, int32_t repeat, ga_case *cases, int32_t count, ga_error *error) {
+    ga_synthetic many = *world;
     if (repeat < 1 || (int64_t)world->batches * repeat > GA_WHATIF_ROWS_MAX) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "a world repeated %d times", (int)repeat);
     }
@@ -64,7 +64,7 @@ ga_status ga_cases_run_on_world(
     ga_whatif_table *table = NULL;
     ga_frame frame = {0};
     ga_replay_lines lines = {{NULL}};
-    GA_TRY(ga_world_make(&many, &table, error));
+    GA_TRY(ga_synthetic_make(&many, &table, error));
     ga_status status = ga_frame_make(table, &frame, error);
     if (status == GA_OK) {
         status = ga_replay_lines_fit(&frame, &lines, error);

@@ -10,7 +10,7 @@
 
 #include "grpo_accel/whatif/cost.h"
 #include "grpo_accel/whatif/replay.h"
-#include "grpo_accel/whatif/world.h"
+#include "grpo_accel/whatif/synthetic.h"
 
 typedef enum ga_pays { GA_PAYS_NO = 0, GA_PAYS_UNCLEAR = 1, GA_PAYS_YES = 2 } ga_pays;
 
@@ -39,10 +39,10 @@ ga_status ga_case_run(const ga_frame *frame, const ga_replay_lines *lines, const
 
 /*
  * Makes a world and answers cases[count] on it; each repeat of a case's options adds worlds, not plans: the
- * world has options->batches · repeat batches. Errors as ga_world_make and ga_replay_run.
+ * world has options->batches · repeat batches. Errors as ga_synthetic_make and ga_replay_run.
  */
-ga_status ga_cases_run_on_world(
-    const ga_world_options *world, int32_t repeat, ga_case *cases, int32_t count, ga_error *error);
+ga_status ga_cases_run_on_synthetic(
+    const ga_synthetic *world, int32_t repeat, ga_case *cases, int32_t count, ga_error *error);
 
 /* The case of the largest gain among those with the number of decisions; −1: there is none. */
 int32_t ga_cases_best(const ga_case *cases, int32_t count, int32_t stage_count);

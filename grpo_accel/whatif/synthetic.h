@@ -16,12 +16,12 @@
  *
  * Spearman within a group of G rows has, for a Gaussian copula of correlation ρ, the mean
  *     6/(π(G+1))·[asin ρ + (G − 2)·asin(ρ/2)]                  (Moran 1948; G → ∞: (6/π)·asin(ρ/2))
- * which ga_world_rho inverts; ρ_g spreads as atanh ρ_g = z₀ + spread·N(0, 1), and z₀ is such that the mean
+ * which ga_copula_rho inverts; ρ_g spreads as atanh ρ_g = z₀ + spread·N(0, 1), and z₀ is such that the mean
  * over groups is the Spearman that was asked for. Monotone shapes leave ranks alone, so this holds for
  * gaussian and skewed; with binary rewards ties lower what is measured.
  */
-#ifndef GA_WHATIF_WORLD_H
-#define GA_WHATIF_WORLD_H
+#ifndef GA_WHATIF_SYNTHETIC_H
+#define GA_WHATIF_SYNTHETIC_H
 
 #include "grpo_accel/whatif/table.h"
 
@@ -33,7 +33,7 @@ typedef enum ga_shape {
 } ga_shape;
 
 /* What is known at one decision. */
-typedef struct ga_world_signal {
+typedef struct ga_synthetic_signal {
     double spearman;   /* within groups of group_size rows, mean over groups, in (−1, 1) */
     double rho_spread; /* standard deviation over groups of atanh ρ_g, ≥ 0 */
     double rho_link;   /* correlation of atanh ρ_g with log σ_g, in [−1, 1] */
@@ -41,9 +41,10 @@ typedef struct ga_world_signal {
         offset; /* standard deviation of (m'_g − μ_g)/σ₀, σ₀ the median σ_g: how wrong a group's level is */
     double sd_noise; /* standard deviation of log σ'_g − sd_keep·log σ_g */
     double sd_keep;  /* share of log σ_g that the score's spread shows, 1: all */
-} ga_world_signal;
+    double tail;     /* how much surer the score is of bad rows, [0, 1]; 0: a Gaussian copula */
+} ga_synthetic_signal;
 
-typedef struct ga_world_options {
+typedef struct ga_synthetic {
     ga_shape shape;
     int32_t batches, groups, group_size; /* groups of a batch */
     uint64_t seed;
@@ -57,18 +58,18 @@ typedef struct ga_world_options {
     double success;        /* mean success rate; binary only */
     double success_spread; /* standard deviation of a group's rate on the latent scale; binary only */
     int32_t stage_count;
-    ga_world_signal signal[GA_WHATIF_STAGES_MAX];
-} ga_world_options;
+    ga_synthetic_signal signal[GA_WHATIF_STAGES_MAX];
+} ga_synthetic;
 
 /*
  * Rows of batches one after the other, without ranks. Freed with ga_whatif_table_free. GA_ERR_ARGUMENT
  * (options; scores of a later decision must know at least as much), GA_ERR_MEMORY.
  */
-ga_status ga_world_make(const ga_world_options *options, ga_whatif_table **table_out, ga_error *error);
+ga_status ga_synthetic_make(const ga_synthetic *options, ga_whatif_table **table_out, ga_error *error);
 
 /* Mean Spearman of groups of n rows under a Gaussian copula, and its inverse. n ≤ 2: of endless groups. */
-double ga_world_spearman(double rho, int32_t n);
-double ga_world_rho(double spearman, int32_t n);
+double ga_copula_spearman(double rho, int32_t n);
+double ga_copula_rho(double spearman, int32_t n);
 
 /* "gaussian" | "skewed" | "binary". GA_ERR_CONFIG. */
 ga_status ga_shape_parse(const char *name, ga_shape *shape_out, ga_error *error);

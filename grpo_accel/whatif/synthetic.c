@@ -1,4 +1,4 @@
-#include "grpo_accel/whatif/world.h"
+#include "grpo_accel/whatif/synthetic.h"
 
 #include <math.h>
 #include <string.h>
@@ -16,18 +16,18 @@ static ga_random group_random(uint64_t seed, int64_t group) {
     return ga_random_make(seed, (uint64_t)group, GA_STREAM_WORLD);
 }
 
-double ga_world_spearman(double rho, int32_t n) {
+double ga_copula_spearman(double rho, int32_t n) {
     if (n <= 2) {
         return 6 / PI * asin(rho / 2);
     }
     return 6 / (PI * (n + 1)) * (asin(rho) + (n - 2) * asin(rho / 2));
 }
 
-double ga_world_rho(double spearman, int32_t n) {
+double ga_copula_rho(double spearman, int32_t n) {
     double low = -1, high = 1;
     for (int i = 0; i < BISECTIONS; i++) {
         const double middle = (low + high) / 2;
-        if (ga_world_spearman(middle, n) < spearman) {
+        if (ga_copula_spearman(middle, n) < spearman) {
             low = middle;
         } else {
             high = middle;
@@ -41,12 +41,12 @@ static double mean_spearman(double z, double spread, int32_t n) {
     double sum = 0;
     for (int i = 0; i < NODES; i++) {
         const double quantile = ga_normal_quantile((i + 0.5) / NODES);
-        sum += ga_world_spearman(tanh(z + spread * quantile), n);
+        sum += ga_copula_spearman(tanh(z + spread * quantile), n);
     }
     return sum / NODES;
 }
 
-static double centre_of(const ga_world_signal *signal, int32_t n) {
+static double centre_of(const ga_synthetic_signal *signal, int32_t n) {
     double low = -6, high = 6;
     for (int i = 0; i < BISECTIONS; i++) {
         const double middle = (low + high) / 2;
@@ -79,7 +79,7 @@ typedef struct group {
     double rho[GA_WHATIF_STAGES_MAX], score_mean[GA_WHATIF_STAGES_MAX], score_sd[GA_WHATIF_STAGES_MAX];
 } group;
 
-static group draw_group(const ga_world_options *o, const double *centres, ga_random *random) {
+static group draw_group(const ga_synthetic *o, const double *centres, ga_random *random) {
     group g = {0};
     const double z = ga_random_normal(random), tail = o->sd_tail;
     const double spread =
@@ -93,7 +93,7 @@ static group draw_group(const ga_world_options *o, const double *centres, ga_ran
     const double sd_noise =
         ga_random_normal(random); /* one for all decisions: a score stays as wrong as it was */
     for (int32_t k = 0; k < o->stage_count; k++) {
-        const ga_world_signal *s = &o->signal[k];
+        const ga_synthetic_signal *s = &o->signal[k];
         const double linked_rho = s->rho_link * z + sqrt(fmax(0, 1 - s->rho_link * s->rho_link)) * rho_noise;
         g.rho[k] = fmin(RHO_MAX, fmax(-RHO_MAX, tanh(centres[k] + s->rho_spread * linked_rho)));
         g.score_mean[k] = g.mean + s->offset * offset;
@@ -102,7 +102,7 @@ static group draw_group(const ga_world_options *o, const double *centres, ga_ran
     return g;
 }
 
-static double reward_of(const ga_world_options *o, const group *g, double x) {
+static double reward_of(const ga_synthetic *o, const group *g, double x) {
     switch (o->shape) {
     case GA_SHAPE_BINARY: return x > g->threshold ? 1 : 0;
     case GA_SHAPE_SKEWED: return g->mean + g->sd * shaped(x, g->skew);
@@ -113,7 +113,7 @@ static double reward_of(const ga_world_options *o, const group *g, double x) {
 }
 
 /* Of binary rewards the score is a probability that it knows little of: its latent, less the threshold. */
-static double score_of(const ga_world_options *o, const group *g, int32_t stage, double y) {
+static double score_of(const ga_synthetic *o, const group *g, int32_t stage, double y) {
     if (o->shape == GA_SHAPE_BINARY) {
         return y - g->threshold + o->signal[stage].offset * g->score_mean[stage];
     }
@@ -121,14 +121,17 @@ static double score_of(const ga_world_options *o, const group *g, int32_t stage,
 }
 
 static void draw_row(
-    const ga_world_options *o, const group *g, int32_t row, ga_random *random, ga_whatif_table *table) {
-    double latent = ga_random_normal(random), known = 1;
-    table->reward[row] = reward_of(o, g, latent);
+    const ga_synthetic *o, const group *g, int32_t row, ga_random *random, ga_whatif_table *table) {
+    const double end = ga_random_normal(random);
+    double latent = end, known = 1;
+    table->reward[row] = reward_of(o, g, end);
     for (int32_t k = o->stage_count - 1; k >= 0; k--) {
         /* a noisier copy of the later decision's latent, or of the reward's */
         const double link = fabs(known) > 0 ? g->rho[k] / known : 0;
         const double copy = fmin(1, fmax(-1, link));
-        latent = copy * latent + sqrt(1 - copy * copy) * ga_random_normal(random);
+        const double tail = o->signal[k].tail,
+                     noise = exp(tail * end - tail * tail) * ga_random_normal(random);
+        latent = copy * latent + sqrt(1 - copy * copy) * noise;
         known *= copy;
         table->score[k][row] = score_of(o, g, k, latent);
     }
@@ -138,11 +141,11 @@ static bool is_share(double value, double low, double high) {
     return value >= low && value <= high;
 }
 
-static ga_status check_signal(const ga_world_options *o, int32_t k, ga_error *error) {
-    const ga_world_signal *s = &o->signal[k];
+static ga_status check_signal(const ga_synthetic *o, int32_t k, ga_error *error) {
+    const ga_synthetic_signal *s = &o->signal[k];
     if (!is_share(s->spearman, -0.99, 0.99) || !is_share(s->rho_spread, 0, 3) ||
         !is_share(s->rho_link, -1, 1) || !is_share(s->offset, 0, 1e6) || !is_share(s->sd_noise, 0, 3) ||
-        !is_share(s->sd_keep, -3, 3)) {
+        !is_share(s->sd_keep, -3, 3) || !is_share(s->tail, 0, 1)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "signal %d of a world: Spearman %g must be in [-0.99, 0.99]",
             (int)k + 1, s->spearman);
     }
@@ -154,7 +157,7 @@ static ga_status check_signal(const ga_world_options *o, int32_t k, ga_error *er
     return GA_OK;
 }
 
-static ga_status check_options(const ga_world_options *o, ga_error *error) {
+static ga_status check_options(const ga_synthetic *o, ga_error *error) {
     if (o == NULL || o->stage_count < 1 || o->stage_count > GA_WHATIF_STAGES_MAX || o->batches < 1 ||
         o->groups < 1 || o->group_size < 1 ||
         (double)o->batches * o->groups * o->group_size > (double)GA_WHATIF_ROWS_MAX) {
@@ -174,7 +177,7 @@ static ga_status check_options(const ga_world_options *o, ga_error *error) {
     return GA_OK;
 }
 
-ga_status ga_world_make(const ga_world_options *options, ga_whatif_table **table_out, ga_error *error) {
+ga_status ga_synthetic_make(const ga_synthetic *options, ga_whatif_table **table_out, ga_error *error) {
     GA_TRY(check_options(options, error));
     const int64_t groups = (int64_t)options->batches * options->groups;
     ga_whatif_table *table = NULL;
