@@ -2,7 +2,20 @@
  * Who goes on: the one pipeline from scores to the kept set, the same for every policy.
  *
  * Every rank computes the same plan from the same candidates: it depends on nothing but them, the options and
- * (seed, batch), not on the order of arrival. Each rank keeps exactly c rows, so that no rank sets the pace.
+ * (seed, batch, stage), not on the order of arrival. Each rank keeps exactly c rows, so that no rank sets the
+ * pace.
+ *
+ * What happens where it isn't obvious:
+ * - Groups are whatever shares a key, of any size and unequal ones too: a prompt that was drawn twice or four
+ *   times is one group of 2K or 4K rows. Bounds are counts of kept rows, the same for small and large groups.
+ * - A group on one rank only: that rank's quota is its only way out, so its floor and cap give way to it.
+ * - A group of one is worth 0 (its advantage is 0 whatever the reward) and goes first, unless min_group or
+ * the quota keeps it. Both rows of a pair are worth the same.
+ * - All scores equal: c rows by chance, decided by (seed, batch, stage) alone.
+ * - A row that is not scored (NaN) comes before all scored ones as far as its rank's quota allows, and is
+ *   counted; by policy random it is a row like any other.
+ * - Bounds that quotas forbid give way evenly (extremes.h), are counted, and never make a plan fail.
+ * - A threshold that more or fewer rows pass than there are: c is 1 … B on each rank all the same.
  *
  * Not collective; any thread with its own arena.
  */
@@ -48,12 +61,21 @@ typedef struct ga_plan {
 } ga_plan;
 
 /*
- * Makes the plan of one batch from the candidates[count] of all ranks.
+ * Makes the plan of one decision from the candidates[count] of all ranks: the rows that still run, with
+ * indices 0 … B-1 on each rank.
  *
- * inclusion is π = (1 − ε)·π⁰ + ε·c/B, where π⁰ is 0 or 1 under extremes, topk and threshold, and the
- * policy's own probability under random; it is the same whether this batch turned out to be audited or not.
- * It is 0 only for pruned rows when ε = 0. Ties are broken by (seed, batch); when all scores are equal, c
- * rows are kept by chance. An audited batch ignores min_group, otherwise it would not be chance alone.
+ * inclusion is π = (1 − ε)·π⁰ + ε·c/B, where π⁰ is 0 or 1 under extremes, topk, threshold and budget, and the
+ * policy's own probability under neyman and random; it is the same whether this decision turned out to be an
+ * audit or not. It is 0 only for pruned rows when ε = 0. Ties are broken by (seed, batch, stage). An audit
+ * ignores min_group and max_group, otherwise it would not be chance alone.
+ *
+ * Under neyman π⁰ ≥ min(min_inclusion, c/B), but for rows of groups whose bounds leave less; under random π⁰
+ * is c/B but for bounds. Policies without chance of their own have π ≥ ε·c/B only.
+ *
+ * Several decisions in a batch: π of each is the probability given what the earlier ones did, so the product
+ * over a row's decisions makes Σ Z y / Π π unbiased. After an audit (plan.audited) pass chance_before to all
+ * later decisions of the batch: they then keep by chance alone, with π = c/B. A batch is an audit batch only
+ * where the first decision was one.
  *
  * On failure plan_out is untouched and the caller keeps all rows. GA_ERR_ARGUMENT (options), GA_ERR_DATA
  * (ranks with different numbers of rows, a row twice), GA_ERR_MEMORY.

@@ -377,7 +377,8 @@ static void numbers_of_ranks_mean_nothing(void **state) {
         ga_plan_options options = default_options(b, 2);
         options.policy = policies[trial % 5];
         options.threshold = (ga_threshold){GA_THRESHOLD_QUANTILE, 0.5};
-        options.max_group = trial % 2 == 0 ? 0 : 4;
+        /* where caps have to give way, chance says whose */
+        options.max_group = trial % 2 == 0 || options.policy == GA_POLICY_NEYMAN ? 0 : 4;
         options.min_inclusion = 0.1;
         const ga_plan plan = plan_of(&options, b, arena);
         int32_t rank_of[6] = {0, 1, 2, 3, 4, 5}, index_of[5] = {0, 1, 2, 3, 4};
@@ -390,7 +391,7 @@ static void numbers_of_ranks_mean_nothing(void **state) {
         const ga_plan again = plan_of(&options, b, arena);
         for (int32_t i = 0; i < b->count; i++) {
             /* a draw by chance goes by row number; its probabilities don't */
-            assert_near(again.inclusion[i], plan.inclusion[i], 1e-8);
+            assert_near(again.inclusion[i], plan.inclusion[i], 1e-12);
             assert_true(options.policy == GA_POLICY_NEYMAN || again.kept[i] == plan.kept[i]);
         }
         free(b);
@@ -585,12 +586,12 @@ static void budget_drops_groups_without_spread(void **state) {
     ga_random random = test_random(62);
     ga_arena *arena = ga_arena_create(0);
     for (int trial = 0; trial < 300; trial++) {
-        batch *b = make_batch(&random, 12, 8, 24);
+        batch *b = make_batch(&random, 3, 32, 24);
         for (int32_t i = 0; i < b->count; i++) {
             b->rows[i].variance = b->rows[i].group == 1000 ? 0 : 0.5f;
             b->rows[i].mean = b->rows[i].group == 1000 ? 7 : b->rows[i].mean;
         }
-        ga_plan_options options = default_options(b, 2);
+        ga_plan_options options = default_options(b, 8);
         options.policy = GA_POLICY_BUDGET;
         options.min_group = trial % 2;
         options.std_kind = trial % 3 == 0 ? GA_STD_GROUP : GA_STD_GLOBAL;
@@ -605,7 +606,7 @@ static void budget_drops_groups_without_spread(void **state) {
             sum += weight[group];
         }
         for (int32_t group = 0; group < grid.groups; group++) {
-            /* Each rank has rows enough of every group here, so that every share can be given. */
+            /* Each rank has rows enough of every group, so that every share can be given. */
             const int32_t held = kept_of_group(&grid, plan.kept, group);
             assert_true(fabs(held - 24 * weight[group] / sum) <= (trial % 2 == 0 ? 1 : 2));
             assert_true(group > 0 || held == trial % 2);
