@@ -42,6 +42,7 @@ static ga_status read_steps(const ga_call *call, ga_train_call *train, ga_error 
     if (text == NULL) {
         return GA_OK;
     }
+    train->step_count = 0; /* of the configuration */
     if (strcmp(text, "all") == 0) {
         train->step = GA_LESSONS_ALL_STEPS;
         return GA_OK;
@@ -76,6 +77,15 @@ static ga_status read_provider(const ga_call *call, ga_train_call *train, ga_err
                : GA_FAIL(error, GA_ERR_ARGUMENT, "train: --provider %.100s: auto, torch or native", text);
 }
 
+/* One probe for all steps at which a run with this configuration looks, as the run itself trains it. */
+static void take_steps(const ga_config *config, ga_train_call *train) {
+    const ga_config_steps *given = &config->decision.step;
+    const bool by_sigma = config->decision.sigma > 0; /* the record's one and only */
+    train->step = by_sigma ? 0 : GA_LESSONS_ALL_STEPS;
+    train->step_count = by_sigma ? 0 : given->count;
+    memcpy(train->steps, given->values, (size_t)train->step_count * sizeof *train->steps);
+}
+
 /* The configuration's values, which options of the call override. */
 static ga_status read_config(const ga_call *call, ga_train_call *train, ga_error *error) {
     const char *path = ga_arguments_value(&call->arguments, "config");
@@ -85,7 +95,9 @@ static ga_status read_config(const ga_call *call, ga_train_call *train, ga_error
     train->window_rows = config->retrain.window_rows;
     train->relabels = config->training.relabels;
     train->provider = (ga_provider_kind)config->probe.provider; /* the same order */
-    train->step = path != NULL ? config->decision.step.values[0] : 0;
+    if (path != NULL) {
+        take_steps(config, train);
+    }
     ga_config_free(&config);
     return GA_OK;
 }
