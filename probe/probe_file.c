@@ -506,6 +506,9 @@ ga_status ga_probe_save(const ga_probe *probe, const char *path, ga_error *error
         status = put_arrays(weights, probe, error);
     }
     if (status == GA_OK) {
+        status = ga_reference_put(&probe->reference, weights, error);
+    }
+    if (status == GA_OK) {
         status = ga_weights_write(weights, path, error);
     }
     ga_weights_destroy(&weights);
@@ -563,6 +566,8 @@ static ga_status fill_probe(const ga_weights *weights, const char *path, bool fi
     }
     probe->info.kind = kind;
     GA_TRY(get_texts(weights, path, probe, error));
+    GA_TRY(
+        ga_reference_get(weights, path, probe->info.steps, probe->info.step_count, &probe->reference, error));
     return get_arrays(weights, path, probe, error);
 }
 

@@ -13,10 +13,7 @@ void ga_shift_reset(ga_shift *shift, const ga_reference *reference, const int32_
     for (int32_t candidate = 0; candidate < count && reference != NULL; candidate++) {
         const int32_t place = ga_reference_place(reference, steps[candidate]);
         for (int32_t column = 0; column < GA_REFERENCE_COLUMNS && place >= 0; column++) {
-            ga_shift_column *to = &shift->columns[candidate][column];
-            to->rows = (double)reference->rows[place][column];
-            memcpy(to->edges, reference->edges[place][column], sizeof to->edges);
-            memcpy(to->shares, reference->shares[place][column], sizeof to->shares);
+            shift->columns[candidate][column].then = reference->columns[place][column];
         }
     }
 }
@@ -26,13 +23,12 @@ static int32_t bin_of(ga_shift_column *column, float value) {
     if (isnan(value)) {
         return -1;
     }
-    if (column->rows > 0) {
-        return ga_reference_bin(column->edges, value);
+    if (column->then.rows > 0) {
+        return ga_reference_bin(column->then.edges, value);
     }
     column->collected[column->collected_count++] = value;
     if (column->collected_count == GA_SHIFT_COLLECTED) {
-        column->rows = (double)ga_reference_deciles(
-            column->collected, column->collected_count, column->edges, column->shares);
+        column->then = ga_reference_read(column->collected, column->collected_count);
     }
     return -1;
 }
@@ -111,10 +107,10 @@ static ga_histogram reference_of(const ga_shift *shift, int32_t column) {
     double rows = 0.0, known = 0.0;
     ga_histogram reference = {{0}};
     for (int32_t i = 0; i < GA_CANDIDATES_MAX; i++) {
-        const ga_shift_column *from = &shift->columns[i][column];
+        const ga_reference_column *from = &shift->columns[i][column].then;
         if (from->rows > 0) {
             known += 1;
-            rows = rows == 0 || from->rows < rows ? from->rows : rows;
+            rows = rows == 0 || (double)from->rows < rows ? (double)from->rows : rows;
             for (int32_t bin = 0; bin < GA_DRIFT_BINS; bin++) {
                 reference.count[bin] += (double)from->shares[bin];
             }

@@ -19,10 +19,8 @@
 
 /* One figure at one candidate step. */
 typedef struct ga_shift_column {
-    float edges[GA_REFERENCE_EDGES];
-    float shares[GA_DRIFT_BINS];         /* between them */
-    double rows;                         /* that they are from; 0: none yet */
-    float collected[GA_SHIFT_COLLECTED]; /* until there are edges */
+    ga_reference_column then;            /* rows 0: not known yet */
+    float collected[GA_SHIFT_COLLECTED]; /* until it is */
     int32_t collected_count;
 } ga_shift_column;
 

@@ -139,7 +139,8 @@ static ga_status train_all(ga_trainer *t, ga_error *error) {
     }
     GA_TRY(ga_trainer_prepare(t, error));
     GA_TRY(ga_trainer_choose(t, error));
-    return fill_info(t, error);
+    GA_TRY(fill_info(t, error));
+    return ga_trainer_refer(t, error);
 }
 
 ga_status ga_train(const ga_dataset *dataset, const ga_train_options *options,

@@ -48,4 +48,8 @@ ga_status ga_trainer_fit_network(ga_trainer *t, ga_error *error);
  * Collective. */
 ga_status ga_trainer_choose(ga_trainer *t, ga_error *error);
 
+/* reference.c: what the newest rows of the held-out prompts look like to the finished probe, kept or not, at
+ * each step. Collective. */
+ga_status ga_trainer_refer(ga_trainer *t, ga_error *error);
+
 #endif

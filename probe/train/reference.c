@@ -1,0 +1,106 @@
+/* What a training leaves in the probe to compare later rows with. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "probe/train/score.h"
+#include "probe/train/trainer.h"
+
+enum { REFERENCE_ROWS = 512 }; /* of a step, the newest, of all processes together */
+
+/* Room for the figures of one step. Each process has places of its own, one after the other, so that a sum
+ * brings all of them together. */
+typedef struct sample {
+    int64_t own[REFERENCE_ROWS];                        /* rows that this process brings */
+    int64_t own_count, first;                           /* first: its first place */
+    float score[REFERENCE_ROWS], level[REFERENCE_ROWS]; /* of own rows */
+    double values[GA_REFERENCE_COLUMNS * REFERENCE_ROWS];
+    double present[REFERENCE_ROWS]; /* 1: the place is filled */
+    float column[REFERENCE_ROWS];
+} sample;
+
+/* Newest rows of the held-out prompts that were seen at `step`: pruned rows too, since later rows are
+ * compared before they are chosen from. */
+static void find_rows(
+    const ga_trainer *t, int32_t step, const uint64_t *prompts, int32_t prompt_count, sample *s) {
+    const ga_dataset *dataset = t->dataset;
+    const ga_reduce *reduce = &t->callbacks.reduce;
+    const int32_t ranks = reduce->ranks > 1 ? reduce->ranks : 1;
+    const int64_t most = ranks < REFERENCE_ROWS ? REFERENCE_ROWS / ranks : 1;
+    s->first = ranks > 1 ? reduce->rank * most : 0;
+    s->own_count = 0;
+    for (int64_t row = dataset->rows - 1; row >= 0 && s->own_count < most; row--) {
+        const bool here = dataset->step == NULL || dataset->step[row] == step;
+        const bool own = dataset->mine == NULL || dataset->mine[row] != 0;
+        const bool complete = dataset->complete == NULL || dataset->complete[row] != 0;
+        if (here && own && complete && ga_prompts_have(prompts, prompt_count, dataset->prompt[row])) {
+            s->own[s->own_count++] = row;
+        }
+    }
+    s->own_count = s->first + s->own_count <= REFERENCE_ROWS ? s->own_count : 0;
+}
+
+static void put_figures(const ga_trainer *t, const ga_half *features, int64_t own, sample *s) {
+    const ga_calibration *calibration = &t->probe->info.calibration;
+    float figures[GA_INPUT_COUNT];
+    const int64_t place = s->first + own;
+    ga_reference_pool(t->dataset->schema, features, figures);
+    for (int32_t input = 0; input < GA_INPUT_COUNT; input++) {
+        s->values[(1 + input) * REFERENCE_ROWS + place] = (double)figures[input];
+    }
+    s->values[place] =
+        calibration->intercept + calibration->slope * (double)s->score[own] + (double)s->level[own];
+    s->present[place] = 1.0;
+}
+
+static ga_status fill_sample(ga_trainer *t, sample *s, ga_error *error) {
+    const int64_t width = t->dataset->schema->values_per_row;
+    memset(s->values, 0, sizeof s->values);
+    memset(s->present, 0, sizeof s->present);
+    GA_TRY(ga_dataset_score(t->probe, t->dataset, s->own, s->own_count, s->score, s->level, error));
+    for (int64_t first = 0; first < s->own_count; first += GA_TRAINER_BLOCK_ROWS) {
+        const int64_t left = s->own_count - first;
+        const int64_t block = left < GA_TRAINER_BLOCK_ROWS ? left : GA_TRAINER_BLOCK_ROWS;
+        GA_TRY(ga_dataset_features(t->dataset, s->own + first, block, t->features, error));
+        for (int64_t i = 0; i < block; i++) {
+            put_figures(t, t->features + i * width, first + i, s);
+        }
+    }
+    GA_TRY(ga_reduce_sum(&t->callbacks.reduce, s->present, REFERENCE_ROWS, error));
+    return ga_reduce_sum(&t->callbacks.reduce, s->values, GA_REFERENCE_COLUMNS * REFERENCE_ROWS, error);
+}
+
+static ga_status refer_step(
+    ga_trainer *t, int32_t place, const uint64_t *prompts, int32_t prompt_count, sample *s, ga_error *error) {
+    ga_reference *reference = &t->probe->reference;
+    reference->steps[place] = t->options->steps[place];
+    find_rows(t, reference->steps[place], prompts, prompt_count, s);
+    GA_TRY(fill_sample(t, s, error));
+    for (int32_t column = 0; column < GA_REFERENCE_COLUMNS; column++) {
+        int64_t count = 0;
+        for (int32_t i = 0; i < REFERENCE_ROWS; i++) {
+            if (s->present[i] > 0.0) {
+                s->column[count++] = (float)s->values[column * REFERENCE_ROWS + i];
+            }
+        }
+        reference->columns[place][column] = ga_reference_read(s->column, count);
+    }
+    return GA_OK;
+}
+
+ga_status ga_trainer_refer(ga_trainer *t, ga_error *error) {
+    uint64_t *prompts = NULL;
+    int32_t prompt_count = 0;
+    GA_TRY(ga_part_prompts(&t->split.held, &prompts, &prompt_count, error));
+    sample *s = malloc(sizeof *s);
+    ga_status status = s != NULL ? GA_OK : GA_FAIL(error, GA_ERR_MEMORY, "no memory for a reference");
+    for (int32_t i = 0; i < t->options->step_count && status == GA_OK; i++) {
+        status = refer_step(t, i, prompts, prompt_count, s, error);
+    }
+    if (status == GA_OK) {
+        t->probe->reference.step_count = t->options->step_count;
+    }
+    free(s);
+    free(prompts);
+    return status;
+}
