@@ -108,12 +108,12 @@ static ga_verdict judge_setting(const ga_guard_evidence *evidence, const ga_opti
     }
     ga_verdict verdict = answer_with(GA_GUARD_COSTS_MORE, &cheap, options);
     const ga_course *course = &options[cheap.option].course;
+    const double own = isfinite(evidence->seconds.own) ? evidence->seconds.own : 0.0;
     char way[96];
     describe(course, way, sizeof way);
     (void)snprintf(verdict.reason, sizeof verdict.reason,
         "%s would take %.2f of the seconds of full rollouts: looking at a row costs %.2f of its steps", way,
-        cheap.cost_ratio,
-        (evidence->seconds.signal[course->candidate[0]] + evidence->seconds.own) / evidence->seconds.step);
+        cheap.cost_ratio, (evidence->seconds.signal[course->candidate[0]] + own) / evidence->seconds.step);
     return verdict;
 }
 

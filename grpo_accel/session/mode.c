@@ -22,8 +22,7 @@ _Static_assert(COUNT_SHARED + GA_CANDIDATES_MAX == GA_UPDATE_COUNTS, "the header
 
 enum {
     FIRST_TRAINING_ROWS = 192, /* observed rows with a reward from which a first training is worth while */
-    GROUPS_MIN = 12,           /* measured groups before a verdict */
-    MEETING_SECONDS = 120
+    GROUPS_MIN = 12            /* measured groups before a verdict */
 };
 static const double ENTER_MARGIN = 0.02;
 
@@ -338,30 +337,38 @@ static uint64_t digest_of(const ga_strategy *strategy) {
     return ga_digest_join(digest, ga_digest64(&strategy->explore_share, sizeof strategy->explore_share));
 }
 
-void ga_mode_settle(ga_session *session, bool exchanged) {
+/* All ranks were there and differ. */
+static void start_again(ga_session *session, ga_mode_state *state) {
+    ga_log(GA_LOG_INFO,
+        "ranks came to different verdicts after update %u (one missed an update before): all of them start "
+        "from shadow again",
+        (unsigned)session->next_update);
+    if (state->watch != NULL) {
+        ga_watch_restart(state->watch);
+    }
+    session->offsets = ga_offsets_make(GA_SESSION_OFFSETS_HALF_LIFE_UPDATES);
+    state->proposed = ga_strategy_of_config(session);
+    session->strategy = state->proposed;
+}
+
+bool ga_mode_settle(ga_session *session, bool exchanged) {
     ga_mode_state *state = session->guard;
     if (session->config->mode != GA_CONFIG_MODE_AUTO) {
-        return;
+        return exchanged;
     }
     if (!exchanged || state == NULL) {
         ga_world_skip(session->world);
-        return;
+        return false;
     }
     bool all = false;
-    const ga_status status =
-        ga_world_agree(session->world, digest_of(&state->proposed), MEETING_SECONDS, &all, NULL, NULL);
+    const ga_status status = ga_world_agree(session->world, digest_of(&state->proposed),
+        session->config->decision.timeout_seconds, &all, NULL, NULL);
     if (status == GA_OK && all) {
         session->strategy = state->proposed;
-    } else if (status == GA_OK && state->watch != NULL) {
-        ga_log(GA_LOG_INFO,
-            "ranks came to different verdicts after update %u (one was late before): all of "
-            "them start from shadow again",
-            (unsigned)session->next_update);
-        ga_watch_restart(state->watch);
-        state->proposed.prune = false;
-        session->strategy.prune = false;
-        session->strategy.explore_share = state->proposed.explore_share = 1.0;
+    } else if (status == GA_OK) {
+        start_again(session, state);
     }
+    return status == GA_OK;
 }
 
 bool ga_mode_wants_training(ga_session *session, const char **reason_out) {

@@ -42,9 +42,11 @@ void ga_mode_step(ga_session *session, const ga_exchange_report *exchange, const
 /*
  * What ga_mode_step proposed comes into force where every rank proposes the same; else it does not, and ranks
  * that were all there and differ start from shadow again. Collective in mode auto: one meeting, which a rank
- * with exchanged = false counts without taking part.
+ * with exchanged = false counts without taking part. Ranks have just met in the update's exchange, so nobody
+ * is waited for longer than decision.timeout_seconds. False: other ranks are not there, and whoever comes
+ * late will not find this one in further meetings of this update.
  */
-void ga_mode_settle(ga_session *session, bool exchanged);
+bool ga_mode_settle(ga_session *session, bool exchanged);
 
 /* The last thing in an update: what follows is the host's training. */
 void ga_mode_update_ended(ga_session *session);

@@ -227,8 +227,8 @@ static void end_update(update *u, const double *advantages) {
     if (session->taught.placed) {
         ga_logbook_write(session, advantages + session->taught.own_start);
     }
-    ga_mode_settle(session, u->exchanged);
-    ga_retrain_step(session, u->exchanged, u->ready_version);
+    const bool together = ga_mode_settle(session, u->exchanged);
+    ga_retrain_step(session, together, u->ready_version);
 }
 
 ga_status ga_update_finish(

@@ -208,15 +208,18 @@ static double share_to_explore(const ga_watch *watch, double look_share, bool ha
     return fmin(1.0, (early ? EARLY_FACTOR : 1.0) * watch->options.slowdown_max / look_share);
 }
 
+/* While nothing is pruned the stages are those of the configuration, so that ranks agree on all of it. */
 static void set_strategy(ga_watch *watch) {
-    ga_strategy *strategy = &watch->strategy;
-    strategy->prune = watch->current >= 0;
+    const double explore_share = watch->strategy.explore_share;
+    watch->strategy = watch->options.told;
+    watch->strategy.explore_share = explore_share;
+    watch->strategy.prune = watch->current >= 0;
     if (watch->current >= 0) {
         const ga_course *course = &watch->option[watch->current].course;
-        strategy->stage_count = course->stage_count;
+        watch->strategy.stage_count = course->stage_count;
         for (int32_t stage = 0; stage < course->stage_count; stage++) {
-            strategy->candidate[stage] = course->candidate[stage];
-            strategy->keep[stage] = course->keep[stage];
+            watch->strategy.candidate[stage] = course->candidate[stage];
+            watch->strategy.keep[stage] = course->keep[stage];
         }
     }
 }
@@ -290,6 +293,10 @@ void ga_watch_restart(ga_watch *watch) {
     watch->patience = watch->others = (ga_patience){0};
     watch->risk.level = watch->risk.alpha;
     watch->told = 0;
+    watch->observed_rows = 0;
+    watch->rows_wanted = watch->options.rows_wanted;
+    watch->updates_gathering = 0;
+    watch->updates_since_training = watch->training_pause = TRAINING_PAUSE_UPDATES;
     if (watch->options.kind == GA_WATCH_AUTO) {
         watch->current = -1;
         set_strategy(watch);
