@@ -77,7 +77,8 @@ typedef enum ga_config_condition {
 typedef enum ga_config_estimator {
     GA_CONFIG_ESTIMATOR_SHRUNK = 0,
     GA_CONFIG_ESTIMATOR_DIFFERENCE = 1,
-    GA_CONFIG_ESTIMATOR_SURVIVORS = 2
+    GA_CONFIG_ESTIMATOR_SURVIVORS = 2,
+    GA_CONFIG_ESTIMATOR_PREDICTED = 3
 } ga_config_estimator;
 
 typedef enum ga_config_weights { GA_CONFIG_WEIGHTS_ONE = 0, GA_CONFIG_WEIGHTS_INVERSE = 1 } ga_config_weights;
@@ -227,7 +228,7 @@ typedef struct ga_config {
     struct {
         ga_config_estimator estimator;
         ga_config_weights weights;
-        double clip; /* largest weight 1/π in the group's mean */
+        double clip; /* largest weight 1/π; 0: no limit */
         ga_config_std std;
         bool leave_one_out; /* a row's baseline leaves its own reward out */
         bool prefix_credit; /* pruned rows learn by their predicted advantage, where noise ends before */

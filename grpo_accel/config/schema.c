@@ -187,17 +187,22 @@ const ga_schema_entry ga_schema[] = {
         "most.",
         FIELD(training.relabels)},
 
-    {"advantage.estimator", GA_SCHEMA_WORD, 0, 0, 0, "shrunk difference survivors", "", "shrunk",
+    {"advantage.estimator", GA_SCHEMA_WORD, 0, 0, 0, "shrunk difference survivors predicted", "", "shrunk",
         "Baseline of a group that lost rows. shrunk: difference estimator shrunk towards the predictions. "
-        "difference: the same unshrunk. survivors: mean of the kept rows (biased; for comparison).",
+        "difference: the same unshrunk. survivors: mean of the kept rows (biased; for comparison). "
+        "predicted: "
+        "mean of the predictions alone; with weights inverse, clip null and leave_one_out the gradient has "
+        "no "
+        "bias.",
         FIELD(advantage.estimator)},
     {"advantage.weights", GA_SCHEMA_WORD, 0, 0, 0, "one inverse", "", "one",
         "Weight of a kept row in the gradient: one, or the inverse of its inclusion probability (no bias, "
         "more "
         "noise).",
         FIELD(advantage.weights)},
-    {"advantage.clip", GA_SCHEMA_REAL, 0, 1, 1000, NULL, "weight", "10",
-        "Largest inverse inclusion probability that enters a mean.", FIELD(advantage.clip)},
+    {"advantage.clip", GA_SCHEMA_REAL, GA_SCHEMA_MAY_BE_NULL, 1, 1000, NULL, "weight", "10",
+        "Largest inverse inclusion probability that counts; null: no limit (less bias, more noise).",
+        FIELD(advantage.clip)},
     {"advantage.std", GA_SCHEMA_WORD, 0, 0, 0, "auto global group", "", "auto",
         "By what advantages are divided: one standard deviation for all rows, or the group's. auto: as the "
         "host does.",

@@ -197,7 +197,7 @@ static ga_advantage_options options_of(const ga_session *session, const ga_updat
     const ga_std_kind host_std = host->host_std == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
     ga_advantage_options options = {.estimator = estimators[config->advantage.estimator],
         .weighting = config->advantage.weights == GA_CONFIG_WEIGHTS_ONE ? GA_WEIGHT_ONE : GA_WEIGHT_INVERSE,
-        .clip = config->advantage.clip,
+        .clip = config->advantage.clip > 0 ? config->advantage.clip : (double)INFINITY,
         .std_kind = config->advantage.std == GA_CONFIG_STD_AUTO ? host_std : ga_session_std(session),
         .epsilon = 1e-4,
         .leave_one_out = config->advantage.leave_one_out,

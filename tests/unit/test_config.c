@@ -460,6 +460,10 @@ static void auto_and_racing_are_taken(void **state) {
     assert_int_equal(c->probe.inputs,
         GA_INPUT_BIT(GA_INPUT_ATTENTION) | GA_INPUT_BIT(GA_INPUT_X0) | GA_INPUT_BIT(GA_INPUT_PREVIEW));
     ga_config_free(&c);
+    c = must_load("advantage: {estimator: predicted, weights: inverse, clip: null, leave_one_out: true}\n");
+    assert_int_equal(c->advantage.estimator, GA_CONFIG_ESTIMATOR_PREDICTED);
+    assert_true(c->advantage.clip == 0);
+    ga_config_free(&c);
     c = must_load("mode: prune\ndecision: {step: [2, 4], keep: [0.75, 0.4], policy: neyman}\n");
     assert_int_equal(c->decision.step.count, 2);
     assert_true(c->decision.keep.values[1] < 0.41);
