@@ -1,5 +1,6 @@
 #include "grpo_accel/command/arguments.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,11 +146,22 @@ ga_status ga_arguments_integer(const ga_arguments *arguments, const char *name, 
     return GA_OK;
 }
 
+bool ga_arguments_parse_real(const char *text, double *value_out) {
+    char whole[72];
+    const bool negative = text[0] == '-';
+    const char *digits = text + (negative ? 1 : 0);
+    if (digits[0] != '.' || strlen(digits) > 60) {
+        return ga_value_parse_real(text, value_out);
+    }
+    (void)snprintf(whole, sizeof whole, "%s0%.60s", negative ? "-" : "", digits);
+    return ga_value_parse_real(whole, value_out);
+}
+
 ga_status ga_arguments_real(const ga_arguments *arguments, const char *name, double min, double max,
     double fallback, double *value_out, ga_error *error) {
     const char *text = ga_arguments_value(arguments, name);
     double value = fallback;
-    if (text != NULL && (!ga_value_parse_real(text, &value) || value < min || value > max)) {
+    if (text != NULL && (!ga_arguments_parse_real(text, &value) || value < min || value > max)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
             "option '--%s': expected a number from %g to %g; found '%.64s'", name, min, max, text);
     }

@@ -41,6 +41,9 @@ const char *ga_arguments_value(const ga_arguments *arguments, const char *name);
 /* All values of an option in order into list[given_count]; gives their number. */
 size_t ga_arguments_values(const ga_arguments *arguments, const char *name, const char **list);
 
+/* A number as people write it on a command line: as in YAML, and ".25". False: it is none. */
+bool ga_arguments_parse_real(const char *text, double *value_out);
+
 /* A number from min to max; `fallback` if the option was not given. Errors: GA_ERR_ARGUMENT. */
 ga_status ga_arguments_integer(const ga_arguments *arguments, const char *name, int64_t min, int64_t max,
     int64_t fallback, int64_t *value_out, ga_error *error);

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "grpo_accel/command/whatif_answer.h"
-#include "grpo_accel/config/value.h"
 #include "grpo_accel/whatif/recipe.h"
 
 enum { POINTS_MAX = 16, SETS_MAX = 256, LABEL_BYTES = 64 };
@@ -311,7 +310,8 @@ static ga_status run_sets(simulating *s, ga_error *error) {
         for (int32_t k = 0; k < set->count; k++) {
             world.signal[k] = s->points[set->points[k]].signal;
         }
-        GA_TRY(ga_cases_run_on_synthetic(&world, s->repeat, s->cases + set->first_case, set->case_count, error));
+        GA_TRY(
+            ga_cases_run_on_synthetic(&world, s->repeat, s->cases + set->first_case, set->case_count, error));
     }
     return GA_OK;
 }

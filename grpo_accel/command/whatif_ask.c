@@ -4,8 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "grpo_accel/config/value.h"
-
 enum { PART_BYTES = 64 };
 static const double DEFAULT_BEFORE = 0.3, DEFAULT_SIGNAL = 0.01, DEFAULT_AFTER = 0.5;
 
@@ -22,18 +20,6 @@ bool ga_ask_next(const char **at, char separator, char *part, size_t bytes) {
     return true;
 }
 
-/* ".25" is a number on a command line, though not in YAML. */
-static bool parse_real(const char *text, double *value_out) {
-    char whole[PART_BYTES + 8];
-    const bool negative = text[0] == '-';
-    const char *digits = text + (negative ? 1 : 0);
-    if (digits[0] != '.') {
-        return ga_value_parse_real(text, value_out);
-    }
-    (void)snprintf(whole, sizeof whole, "%s0%.63s", negative ? "-" : "", digits);
-    return ga_value_parse_real(whole, value_out);
-}
-
 ga_status ga_ask_reals(const char *what, const char *text, double min, double max, char separator,
     int32_t most, double *list_out, int32_t *count_out, ga_error *error) {
     char part[PART_BYTES];
@@ -43,7 +29,7 @@ ga_status ga_ask_reals(const char *what, const char *text, double min, double ma
         if (count >= most) {
             return GA_FAIL(error, GA_ERR_ARGUMENT, "option '--%s': at most %d numbers", what, (int)most);
         }
-        if (!parse_real(part, &value) || !(value >= min && value <= max)) {
+        if (!ga_arguments_parse_real(part, &value) || !(value >= min && value <= max)) {
             return GA_FAIL(error, GA_ERR_ARGUMENT,
                 "option '--%s': expected numbers from %g to %g; found '%.64s'", what, min, max, part);
         }
@@ -109,7 +95,7 @@ static ga_status read_threshold(const ga_call *call, ga_ask *ask, ga_error *erro
     const char *at = text;
     (void)ga_ask_next(&at, ':', kind, sizeof kind);
     GA_TRY(ga_threshold_parse(kind, &ask->options.threshold.kind, error));
-    if (at == NULL || !parse_real(at, &ask->options.threshold.value)) {
+    if (at == NULL || !ga_arguments_parse_real(at, &ask->options.threshold.value)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
             "option '--threshold': KIND:VALUE, as in quantile:0.5; found '%.64s'", text);
     }

@@ -120,6 +120,12 @@ static double score_of(const ga_synthetic *o, const group *g, int32_t stage, dou
     return g->score_mean[stage] + g->score_sd[stage] * (o->shape == GA_SHAPE_SKEWED ? shaped(y, g->skew) : y);
 }
 
+static double noise_of(const ga_synthetic_signal *s, double end, ga_random *random) {
+    const double noise = exp(s->tail * end - s->tail * s->tail) * ga_random_normal(random);
+    const bool slips = s->slip > 0 && ga_random_uniform(random) < s->slip;
+    return slips ? s->slip_size * noise : noise;
+}
+
 static void draw_row(
     const ga_synthetic *o, const group *g, int32_t row, ga_random *random, ga_whatif_table *table) {
     const double end = ga_random_normal(random);
@@ -129,8 +135,7 @@ static void draw_row(
         /* a noisier copy of the later decision's latent, or of the reward's */
         const double link = fabs(known) > 0 ? g->rho[k] / known : 0;
         const double copy = fmin(1, fmax(-1, link));
-        const double tail = o->signal[k].tail,
-                     noise = exp(tail * end - tail * tail) * ga_random_normal(random);
+        const double noise = noise_of(&o->signal[k], end, random);
         latent = copy * latent + sqrt(1 - copy * copy) * noise;
         known *= copy;
         table->score[k][row] = score_of(o, g, k, latent);
@@ -145,7 +150,8 @@ static ga_status check_signal(const ga_synthetic *o, int32_t k, ga_error *error)
     const ga_synthetic_signal *s = &o->signal[k];
     if (!is_share(s->spearman, -0.99, 0.99) || !is_share(s->rho_spread, 0, 3) ||
         !is_share(s->rho_link, -1, 1) || !is_share(s->offset, 0, 1e6) || !is_share(s->sd_noise, 0, 3) ||
-        !is_share(s->sd_keep, -3, 3) || !is_share(s->tail, 0, 1)) {
+        !is_share(s->sd_keep, -3, 3) || !is_share(s->tail, 0, 1) || !is_share(s->slip, 0, 0.5) ||
+        !is_share(s->slip_size, 0, 100)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "signal %d of a world: Spearman %g must be in [-0.99, 0.99]",
             (int)k + 1, s->spearman);
     }
