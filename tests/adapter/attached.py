@@ -46,5 +46,11 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def warnings_in(text):
+    """Warnings of ours, but for the guard's verdict on seconds: that is the machine's and changes with its load."""
+    found = [line for line in text.splitlines() if "grpo_accel" in line and "warning" in line]
+    return [line for line in found if "does not pay" not in line]
+
+
 def warnings(process):
-    return [line for line in process.stderr.splitlines() if "grpo_accel" in line and "warning" in line]
+    return warnings_in(process.stderr)

@@ -33,13 +33,13 @@ def forget_host():
         del sys.modules[name]
 
 
-def encode(pipeline):
+def encode(pipeline, prompts=PROMPTS):
     from flow_grpo.diffusers_patch.train_dreambooth_lora_sd3 import encode_prompt
 
     encoders = [pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3]
     tokenizers = [pipeline.tokenizer, pipeline.tokenizer_2, pipeline.tokenizer_3]
     with torch.no_grad():
-        return encode_prompt(encoders, tokenizers, PROMPTS, 16), encode_prompt(encoders, tokenizers, [""], 16)
+        return encode_prompt(encoders, tokenizers, list(prompts), 16), encode_prompt(encoders, tokenizers, [""], 16)
 
 
 def sample(function, pipeline, embeds, guidance, noise_level=0.7, **more):

@@ -1,5 +1,7 @@
 """One rollout batch in this process: survivors are what they would have been, and nothing stays behind."""
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -186,13 +188,19 @@ def test_an_exception_in_the_host_leaves_nothing_behind(pipeline, attach):
 INPUTS = ("attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled")
 
 
-def update(attachment, pipeline, embeds):
-    """One update of a host that rewards by file size; what its rollout's signals were."""
-    from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
+EARLY_NOISE = {"sde_window_size": 2, "sde_window_range": (0, 2)}
+LATE_NOISE = {"sde_window_size": 1, "sde_window_range": (4, 5)}
+
+
+def update(attachment, pipeline, embeds, **arguments):
+    """One update of a host that rewards by file size; its rollout. Arguments: of the sampler with a window."""
+    from flow_grpo.diffusers_patch import sd3_pipeline_with_logprob, sd3_pipeline_with_logprob_fast
     from flow_grpo.rewards import multi_score
 
     score = multi_score("cpu", {"jpeg_compressibility": 1.0})
-    images = sample(pipeline_with_logprob, pipeline, embeds, 2.5)[0]
+    patch = sd3_pipeline_with_logprob_fast if arguments else sd3_pipeline_with_logprob
+    guidance = 1.0 if arguments else 2.5
+    images = sample(patch.pipeline_with_logprob, pipeline, embeds, guidance, **arguments)[0]
     (rollout,) = attachment.open_rollouts
     meet_the_tracker(score(images, PROMPTS, [{}] * len(PROMPTS))[0]["avg"])
     return rollout
@@ -208,7 +216,7 @@ def test_signals_reach_the_record(pipeline, attach, tmp_path, wanted, capfd):
     embeds = encode(pipeline)
     seen = [update(attachment, pipeline, embeds) for _ in range(2)]
     attachment.detach()
-    assert "warning" not in capfd.readouterr().err
+    assert attached.warnings_in(capfd.readouterr().err) == []
     record = grpo_accel.open_record(tmp_path / "run")
     columns = {name.removeprefix("features/") for name in record if name.startswith("features/")}
     assert columns == set(wanted)
@@ -242,3 +250,47 @@ def test_a_host_without_guidance_is_not_pruned_by_guidance(pipeline, attach, tmp
         assert not attachment.open_rollouts[0].stopped()
         meet_the_tracker()
     assert capfd.readouterr().err.count("samples without guidance") == 1
+
+
+def learn(attach, pipeline, tmp_path):
+    """A probe that has seen this world after two steps and after four, learned from a few updates in shadow."""
+    attachment = attach(mode="shadow", decision="{step: [2, 4], keep: [0.75, 0.5]}", probe="{inputs: [x0]}")
+    for seed in range(12):  # a probe is judged on prompts that it has not learned from
+        embeds = encode(pipeline, [f"{prompt} {seed}" for prompt in PROMPTS])
+        update(attachment, pipeline, embeds, generator=torch.Generator().manual_seed(seed), **EARLY_NOISE)
+    attachment.detach()
+    probe = tmp_path / "probe.safetensors"
+    command = [attached.COMMAND, "train", "--data", tmp_path / "run", "--out", probe, "--step", "all",
+               "--set", "probe.network.architecture=none"]
+    trained = subprocess.run(command, capture_output=True, text=True)
+    assert trained.returncode in (0, 1), trained.stderr
+    shutil.rmtree(tmp_path / "run")
+    return probe
+
+
+@pytest.mark.skipif(not attached.COMMAND.exists(), reason="grpo-accel is not installed beside this Python")
+def test_groups_that_share_their_state_are_refused_with_the_reason(pipeline, attach, tmp_path, capfd):
+    """same_latent of the fast scripts, noise only after the decisions: until then rows of a prompt are all the same."""
+    probe = learn(attach, pipeline, tmp_path)
+    attachment = attach(
+        mode="prune", probe=f"{{inputs: [x0], path: {probe}}}",
+        decision="{step: [2, 4], keep: [0.75, 0.5], policy: extremes, audit: 0.0}",
+    )
+    embeds = encode(pipeline)
+    same = [torch.Generator().manual_seed(1 + PROMPTS.index(prompt)) for prompt in PROMPTS]
+    different = torch.Generator().manual_seed(99)
+    stopped = []
+    usual = different, EARLY_NOISE
+    for generator, noise in (usual, usual, (same, LATE_NOISE), usual):
+        stopped.append(len(update(attachment, pipeline, embeds, generator=generator, **noise).stopped()))
+    assert stopped == [0, 6, 0, 6], "the host's first update, a pruned one, a refused one, a pruned one"
+    attachment.detach()
+    warned = attached.warnings_in(capfd.readouterr().err)
+    assert len(warned) == 2 and "comes before the noise" in warned[0], warned
+    assert "same initial noise" in warned[1] and "decision.step" in warned[1]
+    record = grpo_accel.open_record(tmp_path / "run")
+    refused = record["update"] == 2
+    assert record["kept"][refused].all() and (record["inclusion"][refused] == 1).all()
+    assert np.isfinite(record["reward/combined"][refused]).all()
+    predicted = record["prediction"][record["update"] == 1]
+    assert np.isfinite(predicted[:, 0]).all() and np.isfinite(predicted[:, 1]).sum() == 9
