@@ -9,6 +9,7 @@
 
 static const double PI = 3.14159265358979323846;
 static const double RHO_MAX = 0.9999;
+static const double SKEW_MAX = 1; /* beyond it one row is the group's whole spread */
 enum { BISECTIONS = 60, NODES = 41 };
 
 /* Draws of a world: they share a generator's streams by different batch numbers. */
@@ -86,7 +87,7 @@ static group draw_group(const ga_synthetic *o, const double *centres, ga_random 
         (z - tail * (z * z - 1) / sqrt(2)) / sqrt(1 + tail * tail); /* log σ_g, standardised */
     g.sd = exp(o->sd_spread * spread);
     g.mean = o->mean_spread * linked(random, z, o->mean_link);
-    g.skew = o->skew * exp(o->skew_spread * linked(random, z, o->skew_link));
+    g.skew = fmin(SKEW_MAX, o->skew * exp(o->skew_spread * linked(random, z, o->skew_link)));
     const double level = ga_normal_quantile(o->success) * sqrt(1 + o->success_spread * o->success_spread);
     g.threshold = -(level + o->success_spread * ga_random_normal(random));
     const double rho_noise = ga_random_normal(random), offset = ga_random_normal(random);
@@ -117,13 +118,9 @@ static double score_of(const ga_synthetic *o, const group *g, int32_t stage, dou
     if (o->shape == GA_SHAPE_BINARY) {
         return y - g->threshold + o->signal[stage].offset * g->score_mean[stage];
     }
-    return g->score_mean[stage] + g->score_sd[stage] * (o->shape == GA_SHAPE_SKEWED ? shaped(y, g->skew) : y);
-}
-
-static double noise_of(const ga_synthetic_signal *s, double end, ga_random *random) {
-    const double noise = exp(s->tail * end - s->tail * s->tail) * ga_random_normal(random);
-    const bool slips = s->slip > 0 && ga_random_uniform(random) < s->slip;
-    return slips ? s->slip_size * noise : noise;
+    const double gain = o->signal[stage].skew_gain > 0 ? o->signal[stage].skew_gain : 1;
+    return g->score_mean[stage] +
+           g->score_sd[stage] * (o->shape == GA_SHAPE_SKEWED ? shaped(y, fmin(SKEW_MAX, gain * g->skew)) : y);
 }
 
 static void draw_row(
@@ -135,7 +132,8 @@ static void draw_row(
         /* a noisier copy of the later decision's latent, or of the reward's */
         const double link = fabs(known) > 0 ? g->rho[k] / known : 0;
         const double copy = fmin(1, fmax(-1, link));
-        const double noise = noise_of(&o->signal[k], end, random);
+        const double tail = o->signal[k].tail;
+        const double noise = exp(tail * end - tail * tail) * ga_random_normal(random);
         latent = copy * latent + sqrt(1 - copy * copy) * noise;
         known *= copy;
         table->score[k][row] = score_of(o, g, k, latent);
@@ -150,8 +148,7 @@ static ga_status check_signal(const ga_synthetic *o, int32_t k, ga_error *error)
     const ga_synthetic_signal *s = &o->signal[k];
     if (!is_share(s->spearman, -0.99, 0.99) || !is_share(s->rho_spread, 0, 3) ||
         !is_share(s->rho_link, -1, 1) || !is_share(s->offset, 0, 1e6) || !is_share(s->sd_noise, 0, 3) ||
-        !is_share(s->sd_keep, -3, 3) || !is_share(s->tail, 0, 1) || !is_share(s->slip, 0, 0.5) ||
-        !is_share(s->slip_size, 0, 100)) {
+        !is_share(s->sd_keep, -3, 3) || !is_share(s->tail, 0, 1) || !is_share(s->skew_gain, 0, 3)) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "signal %d of a world: Spearman %g must be in [-0.99, 0.99]",
             (int)k + 1, s->spearman);
     }

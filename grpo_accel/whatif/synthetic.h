@@ -42,8 +42,7 @@ typedef struct ga_synthetic_signal {
     double sd_noise;  /* standard deviation of log σ'_g − sd_keep·log σ_g */
     double sd_keep;   /* share of log σ_g that the score's spread shows, 1: all */
     double tail;      /* how much surer the score is of bad rows, [0, 1]; 0: a Gaussian copula */
-    double slip;      /* share of the rows whose score is far off, [0, 0.5] */
-    double slip_size; /* by how much their noise is larger, ≥ 1; 0: 1 */
+    double skew_gain; /* k of the score over k of the reward; 0: 1 */
 } ga_synthetic_signal;
 
 typedef struct ga_synthetic {

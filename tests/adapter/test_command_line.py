@@ -17,7 +17,7 @@ import written_record  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "configs").glob("*.yaml"))
-COMMANDS = ("run", "train", "relabel", "evaluate", "rollback", "inspect", "verify", "config dump", "config check", "config schema", "config docs", "doctor")
+COMMANDS = ("run", "train", "relabel", "evaluate", "rollback", "inspect", "verify", "replay", "simulate", "config dump", "config check", "config schema", "config docs", "doctor")
 
 
 def find_program():
@@ -100,10 +100,10 @@ def test_version_is_that_of_the_project():
 
 
 def test_unknown_commands_name_the_known():
-    done = must(2, "replay")
-    assert done.stderr == f"grpo-accel: unknown command 'replay'; known: {', '.join(COMMANDS)}\n"
+    done = must(2, "xyzzy")
+    assert done.stderr == f"grpo-accel: unknown command 'xyzzy'; known: {', '.join(COMMANDS)}\n"
     assert "did you mean 'doctor'?" in must(2, "docter").stderr
-    assert answer("replay", code=2)["error"]["status"] == "argument"
+    assert answer("xyzzy", code=2)["error"]["status"] == "argument"
     assert "which of these?" in must(2, "config").stderr
     assert "config dump" in must(0, "config", "--help").stdout
 
