@@ -18,7 +18,7 @@ typedef struct ga_inclusion_limits {
  * stands at one (Csiszár 1975). l = min(π_min, c/B, cap/size of the group).
  *
  * The factors of ranks and of groups are solved for in turn, up to 60 times. Bounds that are still missed
- * then (in one of a hundred random cases, where they leave hardly any choice) are met by moving the rest
+ * then, which takes ones that leave hardly any choice, are met by moving the rest
  * along paths of rows (settle.h); there l gives way as far as it must.
  *
  * weight: [count] by slot, ≥ 0; infinite: 1 as far as the rank's quota allows. Weight 0 counts as 1e-12 of

@@ -664,7 +664,7 @@ static void inclusion_meets_quotas_and_bounds(void **state) {
         }
         for (int32_t group = 0; group < grid.groups; group++) {
             const double sum = sum_of_group(&grid, inclusion, group);
-            assert_true(sum >= bounds.floor[group] - 1e-9 && sum <= bounds.cap[group] + 1e-9);
+            assert_true(sum >= bounds.floor[group] - 1e-11 && sum <= bounds.cap[group] + 1e-11);
             bounded += sum < bounds.floor[group] + 1e-6 || sum > bounds.cap[group] - 1e-6;
         }
         for (int32_t i = 0; i < b->count; i++) {

@@ -61,6 +61,27 @@ static void policies_choose_what_they_say(void **state) {
     ga_arena_destroy(&arena);
 }
 
+/* Neyman: in proportion to the root of the value, no less than the least probability, no more than 1. */
+static void neyman_follows_the_root_of_the_value(void **state) {
+    (void)state;
+    ga_arena *arena = ga_arena_create(0);
+    batch b = {.ranks = 1, .rows_per_rank = 6, .count = 6};
+    for (int32_t i = 0; i < 6; i++) {
+        static const float mean[] = {-3, -1, 0, 0, 1, 3};
+        b.rows[i] = (ga_candidate){.group = 4, .mean = mean[i], .index = i};
+    }
+    ga_plan_options options = default_options(&b, 2);
+    options.policy = GA_POLICY_NEYMAN;
+    options.min_inclusion = 0.05;
+    const ga_plan plan = plan_of(&options, &b, arena);
+    /* 2 − 2 · .05 spread as 3 : 1 : 1 : 3 */
+    const double expected[] = {0.7125, 0.2375, 0.05, 0.05, 0.2375, 0.7125};
+    for (int i = 0; i < 6; i++) {
+        assert_near(plan.inclusion[i], expected[i], 1e-12);
+    }
+    ga_arena_destroy(&arena);
+}
+
 /* With one σ for all, spread decides between groups; with the group's own, every group is worth the same. */
 static void host_units_decide_between_groups(void **state) {
     (void)state;
@@ -709,6 +730,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(policies_by_name),
         cmocka_unit_test(policies_choose_what_they_say),
+        cmocka_unit_test(neyman_follows_the_root_of_the_value),
         cmocka_unit_test(host_units_decide_between_groups),
         cmocka_unit_test(plans_hold_their_promises),
         cmocka_unit_test(frequencies_are_the_stated_probabilities),
