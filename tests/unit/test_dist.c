@@ -546,7 +546,9 @@ static void update_steps(ga_world **world, void *user) {
             .rows = 2,
             .checksum = rank == 2 ? 6 : 5,
             .probe_version_ready = rank == 1 ? 7 : 8,
-            .flags = 0};
+            .flags = 0,
+            .figures = {(float)rank, rank == 1 ? 2.5F : NAN, NAN},
+            .counts = {1, [GA_UPDATE_COUNTS - 1] = (uint16_t)rank}};
         kept->status = ga_exchange_update(*world, &header, rows, 600, all, &kept->report, &kept->error);
         if (kept->status == GA_OK) {
             kept->seconds = all[2 * (ga_world_size(*world) - 1) + 1].reward;
@@ -567,6 +569,11 @@ static void an_update_tells_what_all_kept(void **state) {
         assert_false(kept->report.checksums_agree);
         assert_int_equal(kept->report.checksum_rank, 2);
         assert_true(kept->seconds == 3.0);
+        assert_true(kept->report.figure_max[0] == 3.0F); /* the slowest rank's */
+        assert_true(kept->report.figure_max[1] == 2.5F); /* only one knows */
+        assert_true(isnan(kept->report.figure_max[2]));
+        assert_int_equal(kept->report.count_sum[0], 4);
+        assert_int_equal(kept->report.count_sum[GA_UPDATE_COUNTS - 1], 0 + 1 + 2 + 3);
         assert_int_equal(kept->late.count, 1);
         assert_int_equal(on->notes[1][rank].status, GA_ERR_MISMATCH);
         assert_string_equal(on->notes[1][rank].report.differing_field, "batches");
