@@ -1,111 +1,5 @@
 #include "tests/unit/select_batch.h"
 
-/* ---- policies ---- */
-
-static void policies_by_name(void **state) {
-    (void)state;
-    ga_policy_kind kind = GA_POLICY_COUNT;
-    const ga_policy *policy = NULL;
-    const char *const offered[] = {"extremes", "neyman", "topk", "random", "threshold", "budget"};
-    for (int i = 0; i < GA_POLICY_COUNT; i++) {
-        test_ok(ga_policy_parse(offered[i], &kind, NULL), NULL);
-        assert_int_equal(kind, i);
-        test_ok(ga_policy_find(kind, &policy, NULL), NULL);
-        assert_string_equal(policy->name, offered[i]);
-    }
-    ga_error error;
-    ga_error_clear(&error);
-    assert_int_equal(ga_policy_parse("best", &kind, &error), GA_ERR_CONFIG);
-    assert_non_null(strstr(error.message, "unknown policy 'best'"));
-    assert_int_equal(kind, GA_POLICY_BUDGET);
-    assert_int_equal(ga_policy_find((ga_policy_kind)77, &policy, NULL), GA_ERR_ARGUMENT);
-    ga_threshold_kind threshold = GA_THRESHOLD_ABSOLUTE;
-    test_ok(ga_threshold_parse("advantage", &threshold, NULL), NULL);
-    assert_int_equal(threshold, GA_THRESHOLD_ADVANTAGE);
-    assert_int_equal(ga_threshold_parse("relative", &threshold, NULL), GA_ERR_CONFIG);
-}
-
-/* On one rank: extremes keeps both ends, topk the upper one. */
-static void policies_choose_what_they_say(void **state) {
-    (void)state;
-    ga_arena *arena = ga_arena_create(0);
-    batch b = {.ranks = 1, .rows_per_rank = 6, .count = 6};
-    for (int32_t i = 0; i < 6; i++) {
-        b.rows[i] = (ga_candidate){.group = 4, .mean = (float)(i * i), .variance = 0.5f, .index = i};
-    }
-    ga_plan_options options = default_options(&b, 3);
-    ga_plan plan = plan_of(&options, &b, arena);
-    const uint8_t both_ends[] = {1, 0, 0, 0, 1, 1}; /* mean 9.2: distances 9.2, 8.2, 5.2, .2, 6.8, 15.8 */
-    const uint8_t expected[] = {1, 1, 0, 0, 0, 1};
-    assert_true(memcmp(plan.kept, both_ends, 6) != 0);
-    assert_memory_equal(plan.kept, expected, 6);
-    options.policy = GA_POLICY_TOPK;
-    plan = plan_of(&options, &b, arena);
-    const uint8_t top[] = {0, 0, 0, 1, 1, 1};
-    assert_memory_equal(plan.kept, top, 6);
-    options.policy = GA_POLICY_THRESHOLD;
-    options.threshold = (ga_threshold){GA_THRESHOLD_ABSOLUTE, 16};
-    plan = plan_of(&options, &b, arena);
-    const uint8_t above[] = {0, 0, 0, 0, 1, 1};
-    assert_memory_equal(plan.kept, above, 6);
-    assert_int_equal(plan.keep_per_rank, 2);
-    options.threshold = (ga_threshold){GA_THRESHOLD_QUANTILE, 0.5};
-    plan = plan_of(&options, &b, arena);
-    assert_memory_equal(plan.kept, top, 6);
-    options.threshold = (ga_threshold){GA_THRESHOLD_ADVANTAGE, 1.0};
-    plan = plan_of(&options, &b, arena);
-    assert_int_equal(plan.keep_per_rank, 1);
-    assert_true(plan.kept[5]);
-    options.threshold = (ga_threshold){GA_THRESHOLD_ABSOLUTE, 1e9};
-    assert_int_equal(plan_of(&options, &b, arena).keep_per_rank, 1);
-    ga_arena_destroy(&arena);
-}
-
-/* Neyman: in proportion to the root of the value, no less than the least probability, no more than 1. */
-static void neyman_follows_the_root_of_the_value(void **state) {
-    (void)state;
-    ga_arena *arena = ga_arena_create(0);
-    batch b = {.ranks = 1, .rows_per_rank = 6, .count = 6};
-    for (int32_t i = 0; i < 6; i++) {
-        static const float mean[] = {-3, -1, 0, 0, 1, 3};
-        b.rows[i] = (ga_candidate){.group = 4, .mean = mean[i], .index = i};
-    }
-    ga_plan_options options = default_options(&b, 2);
-    options.policy = GA_POLICY_NEYMAN;
-    options.min_inclusion = 0.05;
-    const ga_plan plan = plan_of(&options, &b, arena);
-    /* 2 − 2 · .05 spread as 3 : 1 : 1 : 3 */
-    const double expected[] = {0.7125, 0.2375, 0.05, 0.05, 0.2375, 0.7125};
-    for (int i = 0; i < 6; i++) {
-        assert_near(plan.inclusion[i], expected[i], 1e-12);
-    }
-    ga_arena_destroy(&arena);
-}
-
-/* With one σ for all, spread decides between groups; with the group's own, every group is worth the same. */
-static void host_units_decide_between_groups(void **state) {
-    (void)state;
-    ga_random random = test_random(40);
-    ga_arena *arena = ga_arena_create(0);
-    batch *b = make_batch(&random, 24, 8, 24);
-    for (int32_t i = 0; i < b->count; i++) {
-        const double spread = b->rows[i].group == 1000 ? 3 : 0.2;
-        b->rows[i].mean = (float)(spread * ga_random_normal(&random));
-        b->rows[i].variance = (float)(0.1 * spread * spread);
-    }
-    ga_plan_options options = default_options(b, 2);
-    const ga_grid grid = grid_of(b, arena);
-    const ga_plan global = plan_of(&options, b, arena);
-    options.std_kind = GA_STD_GROUP;
-    const ga_plan own = plan_of(&options, b, arena);
-    assert_true(kept_of_group(&grid, global.kept, 0) >= 15);
-    assert_true(kept_of_group(&grid, own.kept, 0) <= 12);
-    free(b);
-    ga_arena_destroy(&arena);
-}
-
-/* ---- plans ---- */
-
 /* A random batch, random options, every policy in turn. */
 typedef struct plan_case {
     batch *b;
@@ -333,59 +227,6 @@ static void audits_are_chance_alone(void **state) {
     ga_arena_destroy(&arena);
 }
 
-/* The batch's count above the threshold, in equal quotas: exactly the rows above it where they are spread
- * evenly, the best of each rank otherwise. */
-static void thresholds_count_over_all_ranks(void **state) {
-    (void)state;
-    ga_arena *arena = ga_arena_create(0);
-    batch b = {.ranks = 4, .rows_per_rank = 5, .count = 20};
-    for (int32_t i = 0; i < 20; i++) {
-        /* rows 0 … 4 of a rank score its number + 0 … 4, in two groups with means 3 and 4 below */
-        b.rows[i] = (ga_candidate){.group = (uint64_t)(i % 2),
-            .mean = (float)(i / 5 + i % 5),
-            .variance = 1,
-            .rank = i / 5,
-            .index = i % 5};
-    }
-    ga_plan_options options = default_options(&b, 1);
-    options.policy = GA_POLICY_THRESHOLD;
-    const struct {
-        ga_threshold threshold;
-        int32_t quota;
-    } cases[] = {
-        {{GA_THRESHOLD_ABSOLUTE, 5}, 2},    /* 0, 1, 2, 3 rows a rank are above it: 6 / 4, rounded up */
-        {{GA_THRESHOLD_ABSOLUTE, 0}, 5},    /* all */
-        {{GA_THRESHOLD_ABSOLUTE, 7}, 1},    /* one row of all: one each */
-        {{GA_THRESHOLD_ABSOLUTE, 8}, 1},    /* none: one each all the same */
-        {{GA_THRESHOLD_QUANTILE, 0.4}, 3},  /* 12 of 20 */
-        {{GA_THRESHOLD_QUANTILE, 0.55}, 3}, /* 9 of 20: 3 a rank */
-        {{GA_THRESHOLD_QUANTILE, 0}, 5},
-        {{GA_THRESHOLD_QUANTILE, 1}, 1},
-        {{GA_THRESHOLD_ADVANTAGE, -100}, 5},
-        {{GA_THRESHOLD_ADVANTAGE, 100}, 1},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        options.threshold = cases[i].threshold;
-        const ga_plan plan = plan_of(&options, &b, arena);
-        assert_int_equal(plan.keep_per_rank, cases[i].quota);
-        for (int32_t row = 0; row < 20; row++) {
-            assert_int_equal(plan.kept[row], row % 5 >= 5 - cases[i].quota);
-        }
-    }
-    /* In advantage units each group is measured against its own mean: one far better group gains nothing. */
-    for (int32_t i = 0; i < 20; i++) {
-        b.rows[i].group = (uint64_t)(i / 10);
-        b.rows[i].mean = (float)(i / 10 * 1000 + (i % 5 < 2 ? 1 : -1));
-    }
-    options.std_kind = GA_STD_GROUP;
-    options.threshold = (ga_threshold){GA_THRESHOLD_ADVANTAGE, 0};
-    const ga_plan plan = plan_of(&options, &b, arena);
-    for (int32_t row = 0; row < 20; row++) {
-        assert_int_equal(plan.kept[row], row % 5 < 2);
-    }
-    ga_arena_destroy(&arena);
-}
-
 /* Ranks and rows under other numbers: where scores tell all rows apart, the same rows are kept. */
 static void numbers_of_ranks_mean_nothing(void **state) {
     (void)state;
@@ -601,43 +442,6 @@ static void ones_and_pairs(void **state) {
     ga_arena_destroy(&arena);
 }
 
-/* A budget is given to groups first: a group without any expected spread gets nothing, floors aside. */
-static void budget_drops_groups_without_spread(void **state) {
-    (void)state;
-    ga_random random = test_random(62);
-    ga_arena *arena = ga_arena_create(0);
-    for (int trial = 0; trial < 300; trial++) {
-        batch *b = make_batch(&random, 3, 32, 24);
-        for (int32_t i = 0; i < b->count; i++) {
-            b->rows[i].variance = b->rows[i].group == 1000 ? 0 : 0.5f;
-            b->rows[i].mean = b->rows[i].group == 1000 ? 7 : b->rows[i].mean;
-        }
-        ga_plan_options options = default_options(b, 8);
-        options.policy = GA_POLICY_BUDGET;
-        options.min_group = trial % 2;
-        options.std_kind = trial % 3 == 0 ? GA_STD_GROUP : GA_STD_GLOBAL;
-        const ga_plan plan = plan_of(&options, b, arena);
-        const ga_grid grid = grid_of(b, arena);
-        ga_values values;
-        const ga_value_options units = {.std_kind = options.std_kind, .whole = true};
-        test_ok(ga_values_compute(&grid, &units, arena, &values, NULL), NULL);
-        double weight[4], sum = 0;
-        for (int32_t group = 0; group < grid.groups; group++) {
-            weight[group] = sqrt(sum_of_group(&grid, values.value, group) / 24);
-            sum += weight[group];
-        }
-        for (int32_t group = 0; group < grid.groups; group++) {
-            /* Each rank has rows enough of every group, so that every share can be given. */
-            const int32_t held = kept_of_group(&grid, plan.kept, group);
-            assert_true(fabs(held - 24 * weight[group] / sum) <= (trial % 2 == 0 ? 1 : 2));
-            assert_true(group > 0 || held == trial % 2);
-        }
-        free(b);
-        ga_arena_reset(arena);
-    }
-    ga_arena_destroy(&arena);
-}
-
 /* The same rows in the same order on twice as many ranks: same rows, same checksum, where quotas allow it. */
 static void checksum_does_not_count_ranks(void **state) {
     (void)state;
@@ -728,22 +532,16 @@ static void refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(policies_by_name),
-        cmocka_unit_test(policies_choose_what_they_say),
-        cmocka_unit_test(neyman_follows_the_root_of_the_value),
-        cmocka_unit_test(host_units_decide_between_groups),
         cmocka_unit_test(plans_hold_their_promises),
         cmocka_unit_test(frequencies_are_the_stated_probabilities),
         cmocka_unit_test(rows_that_compete_exclude_each_other),
         cmocka_unit_test(audits_are_chance_alone),
-        cmocka_unit_test(thresholds_count_over_all_ranks),
         cmocka_unit_test(numbers_of_ranks_mean_nothing),
         cmocka_unit_test(layouts_agree_where_quotas_allow),
         cmocka_unit_test(equal_scores_are_left_to_chance),
         cmocka_unit_test(unscored_rows_are_kept_first),
         cmocka_unit_test(odd_groups),
         cmocka_unit_test(ones_and_pairs),
-        cmocka_unit_test(budget_drops_groups_without_spread),
         cmocka_unit_test(checksum_does_not_count_ranks),
         cmocka_unit_test(refusals),
     };
