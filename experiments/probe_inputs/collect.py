@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -287,6 +288,7 @@ def main() -> None:
     size, place = config["group_size"], Path(options.out)
     rollouts = options.rollouts or sampler.train_rollouts
     groups = rollouts // size if options.split == "train" else options.groups or config["held_prompts"]
+    shutil.rmtree(place, ignore_errors=True)  # of a run that was stopped: its rows would stand before these
     collector = Collector(place, config, sampler, options.split, World(options.transformer), options.step)
     prompts, per_batch = prompts_of(options.split, groups, config["seed"] + options.seed_offset), config["batch_groups"]
     offset = (1_000_000 if options.split == "train" else 0) + 10_000_000 * (config["seed"] + options.seed_offset)
