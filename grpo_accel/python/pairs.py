@@ -62,7 +62,7 @@ class Pairs:
         return [pair for pair in self._pairs if pair.held]
 
     def add(self, seen: list, finals, arguments: dict, prompts: list) -> None:
-        """A pair for each row and each step that saw it: finals [rows, …], arguments {name: [rows, …]}, shared by a prompt.
+        """A pair for each row and each step that saw it. finals [rows, …]; arguments {name: [rows, …]}, by prompt.
 
         All pairs of a row are held back together, or none: they end in the same latent.
         """

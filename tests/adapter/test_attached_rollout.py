@@ -61,8 +61,10 @@ def subset_is_identical(pipeline, embeds, kept, guidance):
     (text, pooled), _ = embeds
     copies = 2 if guidance > 1 else 1
     generator = torch.Generator().manual_seed(1)
-    latents = torch.randn((len(PROMPTS), 4 if pipeline.transformer.config.in_channels == 4 else pipeline.transformer.config.in_channels,
-                           pipeline.transformer.config.sample_size, pipeline.transformer.config.sample_size), generator=generator)
+    config = pipeline.transformer.config
+    latents = torch.randn(
+        (len(PROMPTS), config.in_channels, config.sample_size, config.sample_size), generator=generator
+    )
     arguments = {"hidden_states": latents, "timestep": torch.full((len(PROMPTS),), 500.0),
                  "encoder_hidden_states": text, "pooled_projections": pooled}
     full = {name: torch.cat([value] * copies) for name, value in arguments.items()}
