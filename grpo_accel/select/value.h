@@ -2,7 +2,8 @@
  * What a row is worth: its expected squared advantage in the units in which the host will see it.
  *
  *     v_i = E[(r_i − r̄_g)²] / (σ + 1e-4)²
- *         = ((m_i − m̄_g)² + s_i²·(1 − 2/G) + s̄_g²/G) / (σ + 1e-4)²
+ *
+ *     E[(r_i − r̄_g)²] = (m_i − m̄_g)² + s_i²·(1 − 2/G) + s̄_g²/G
  *
  * m_i calibrated prediction, s_i² its residual variance (residuals independent), m̄_g and s̄_g² means over the
  * group's scored rows, G all its rows. So a group of one is worth 0, as its advantage is 0 whatever its
