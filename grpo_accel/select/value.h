@@ -5,9 +5,9 @@
  *
  *     E[(r_i − r̄_g)²] = (m_i − m̄_g)² + s_i²·(1 − 2/G) + s̄_g²/G
  *
- * m_i calibrated prediction, s_i² its residual variance (residuals independent), m̄_g and s̄_g² means over the
- * group's scored rows, G all its rows. So a group of one is worth 0, as its advantage is 0 whatever its
- * reward, and both rows of a pair are worth the same. σ is what the host will divide by, predicted: the
+ * m_i calibrated prediction, s_i² its residual variance (residuals independent), m̄_g and s̄_g² their means
+ * over the group's scored rows, G all its rows. So a group of one is worth 0, as its advantage is 0 whatever
+ * its reward, and both rows of a pair are worth the same. σ is what the host will divide by, predicted: the
  * population standard deviation of all rows (GA_STD_GLOBAL: variance of m, plus mean s² · (1 − 1/N)) or of
  * the group's rows (GA_STD_GROUP: mean of the numerators above); 1e-4 is flow-grpo's own addition. With one
  * σ for all, groups with more spread keep more rows; with the group's, v is ρ²z² + 1 − ρ² but for terms of
