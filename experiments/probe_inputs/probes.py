@@ -11,7 +11,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PROGRAM = ROOT / ".venv" / "bin" / "grpo-accel"
-FEATURES = ("attention", "x0", "hidden", "prompt")
+FEATURES = ("x0", "hidden", "prompt")
 
 
 @dataclass
@@ -66,34 +66,40 @@ def _settings(config: dict, network: bool, relabels: int = 0, seconds: float | N
 
 
 def wanted(place: Path, config: dict) -> list[Probe]:
-    """Every probe of the experiment."""
+    """Every probe of the experiment.
+
+    A sampler with ``trained_on`` uses the probes of that other one: where noise is added does not change how states at
+    a noise level are distributed, so rows of one policy at one noise level teach for both.
+    """
     found, home = [], config["samplers"][0]
 
     def add(sampler: dict, step: int, label: str, inputs, network: bool, relabels: int = 0, distilled: bool = False):
-        runs = [run_of(place, sampler["name"], split, step, distilled) for split in ("train", "held")]
-        main = sampler is home and label in ("features", "joined", "light", "distilled+features")
-        seconds = None if main else config["seconds_elsewhere"]
+        place_of_rows = sampler.get("trained_on", sampler["name"])
+        runs = [run_of(place, place_of_rows, "train", step, distilled), run_of(place, sampler["name"], "held", step, distilled)]
+        seconds = config["seconds"].get(f"{sampler['name']}@{step}/{label}", config["seconds_elsewhere"])
         settings = _settings(config, network, relabels, seconds)
-        found.append(Probe(f"{sampler['name']}@{step}/{label}", *runs, tuple(inputs), place, settings))
+        same_as = f"{home['name']}@{step}/{label}" if place_of_rows != sampler["name"] else None
+        found.append(Probe(f"{sampler['name']}@{step}/{label}", *runs, tuple(inputs), place, settings, same_as))
 
+    relabels = config["relabels"]
     for sampler in config["samplers"]:
         for step in sorted(sampler["looks"]):
             for name in ("attention", "x0", "hidden"):
                 add(sampler, step, name, [name], network=False)
-            relabels = config["relabels"]
             if sampler is home:
                 add(sampler, step, "features", FEATURES, True, relabels)
             add(sampler, step, "joined", (*FEATURES, join_of(sampler, step)), True, relabels)
     for step in config["distilled"]["steps"]:
-        add(home, step, "distilled+features", (*FEATURES, "distilled"), True, distilled=True)
+        add(home, step, "distilled+features", ("attention", *FEATURES, "distilled"), True, distilled=True)
     step = config["main_step"]
     for name in ("attention", "x0", "hidden"):
         add(home, step, f"{name}-network", [name], network=True)
     for name in ("x0", "hidden"):  # labels under other prompts need to see what there is to see
-        add(home, step, f"{name}+prompt-relabelled", [name, "prompt"], True, config["relabels"])
-    add(home, step, "features-without-relabels", FEATURES, True)
-    add(home, step, "joined-without-relabels", (*FEATURES, join_of(home, step)), True)
-    add(home, step, "light", ("x0", "hidden", "prompt", join_of(home, step)), True, config["relabels"])
+        add(home, step, f"{name}+prompt-relabelled", [name, "prompt"], True, relabels)
+    add(home, step, "features+attention", ("attention", *FEATURES), True, relabels)
+    add(home, step, "features+attention-without-relabels", ("attention", *FEATURES), True)
+    add(home, step, "joined+attention", ("attention", *FEATURES, join_of(home, step)), True, relabels)
+    add(home, step, "joined+attention-without-relabels", ("attention", *FEATURES, join_of(home, step)), True)
     paper = _settings(config, True)
     paper["probe"]["network"]["architecture"] = "paper"
     runs = [run_of(place, home["name"], split, step) for split in ("train", "held")]
@@ -109,19 +115,26 @@ def moved(place: Path, config: dict, known: list[Probe]) -> list[Probe]:
         label = probe.name.split("/")[1]
         if probe.name.startswith(f"{home['name']}@{step}/") and label in config["aging"]:
             found.append(replace(probe, name=f"moved@{step}/{label}-old", held=runs[1], same_as=probe.name))
-            found.append(replace(probe, name=f"moved@{step}/{label}-new", train=runs[0], held=runs[1]))
+            name = f"moved@{step}/{label}-new"
+            training = {**probe.settings["training"], "seconds_max": config["seconds"].get(name, config["seconds_elsewhere"])}
+            found.append(replace(probe, name=name, train=runs[0], held=runs[1], settings={**probe.settings, "training": training}))
     return found
+
+
+def collected(config: dict) -> list[dict]:
+    """Samplers whose own rollouts teach."""
+    return [sampler for sampler in config["samplers"] if "trained_on" not in sampler]
 
 
 def relabelled_runs(place: Path, config: dict) -> list[Path]:
     """One run of each sampler's training split: the rows and finals of its other steps' runs are the same."""
-    runs = [run_of(place, sampler["name"], "train", min(sampler["looks"])) for sampler in config["samplers"]]
+    runs = [run_of(place, sampler["name"], "train", min(sampler["looks"])) for sampler in collected(config)]
     return [*runs, run_of(place, "moved", "train", config["main_step"])]
 
 
 def share_relabels(place: Path, config: dict) -> None:
     """The other steps' runs get the labels too."""
-    for sampler, run in zip(config["samplers"], relabelled_runs(place, config)):
+    for sampler, run in zip(collected(config), relabelled_runs(place, config)):
         for step in sampler["looks"]:
             target = run_of(place, sampler["name"], "train", step) / "relabels"
             if not target.exists():

@@ -111,7 +111,7 @@ def gains(judged: list, config: dict) -> list:
     for one in judged:
         singles = [(row, score) for row, score in one.rows if "probe" not in row]
         for row, score in one.rows:
-            if not row.get("probe", "").startswith(("joined", "distilled+")) or row["probe"].endswith("without-relabels"):
+            if row.get("probe") not in ("joined", "distilled+features"):
                 continue
             rivals = [pair for pair in singles if pair[0]["cost_rollout_fraction"] <= row["cost_rollout_fraction"] + 0.005]
             if not rivals:

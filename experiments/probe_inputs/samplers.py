@@ -35,6 +35,7 @@ def load(config: dict) -> list[Sampler]:
     """The samplers of config.yaml."""
     samplers = []
     for entry in config["samplers"]:
+        entry.pop("trained_on", None)  # of the probes only
         looks = {int(step): tuple(values) for step, values in entry.pop("looks").items()}
         joined = {int(step): int(value) for step, value in entry.pop("joined").items()}
         samplers.append(Sampler(**{**entry, "window": tuple(entry["window"])}, looks=looks, joined=joined))
