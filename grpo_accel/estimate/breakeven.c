@@ -10,9 +10,10 @@ static double known(double seconds) {
 }
 
 double ga_full_seconds(const ga_seconds *seconds, int32_t steps_total) {
-    return isfinite(seconds->step) ? seconds->step * steps_total + known(seconds->reward) +
-                                         known(seconds->train) + known(seconds->fixed)
-                                   : (double)NAN;
+    return isfinite(seconds->step)
+               ? (seconds->step + known(seconds->forward)) * steps_total + known(seconds->reward) +
+                     known(seconds->train) + known(seconds->fixed)
+               : (double)NAN;
 }
 
 /* Denoising steps per begun row. */
@@ -36,8 +37,10 @@ double ga_course_seconds(const ga_seconds *seconds, const ga_course *course) {
         looking += running * known(seconds->signal[course->candidate[i]]);
         running = course->keep[i];
     }
-    return seconds->step * row_steps(course) + looking + known(seconds->own) + known(seconds->fixed) +
-           running * (known(seconds->reward) + known(seconds->train));
+    const double trains = course->train_share > 0 ? course->train_share : 1.0;
+    return seconds->step * row_steps(course) + known(seconds->forward) * course->steps_total + looking +
+           known(seconds->own) + known(seconds->fixed) +
+           running * (known(seconds->reward) + trains * known(seconds->train));
 }
 
 double ga_cost_ratio(const ga_seconds *seconds, const ga_course *course) {
@@ -46,7 +49,7 @@ double ga_cost_ratio(const ga_seconds *seconds, const ga_course *course) {
 }
 
 double ga_look_share(const ga_seconds *seconds, int32_t steps_total, int32_t candidate_count) {
-    const double rollout = seconds->step * steps_total + known(seconds->reward);
+    const double rollout = (seconds->step + known(seconds->forward)) * steps_total + known(seconds->reward);
     double looking = known(seconds->own);
     for (int32_t i = 0; i < candidate_count; i++) {
         looking += known(seconds->signal[i]);

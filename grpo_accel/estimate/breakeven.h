@@ -5,9 +5,13 @@
  * stopped after step t has run t + 1 steps (the step of the decision is whole) and has been looked at. Over
  * stages j with steps t_j and kept shares κ_j (κ_{−1} = 1, never increasing), per row that is begun:
  *
- *     seconds = step·[(t_1 + 1) + Σ_{j>1} κ_{j−1}(t_j − t_{j−1}) + κ_n(T − t_n − 1)]
- *             + Σ_j signal_j·κ_{j−1} + own + κ_n(reward + train) + fixed
- *     full    = step·T + reward + train + fixed,            C = seconds / full.
+ *     seconds = step·[(t_1 + 1) + Σ_{j>1} κ_{j−1}(t_j − t_{j−1}) + κ_n(T − t_n − 1)] + forward·T
+ *             + Σ_j signal_j·κ_{j−1} + own + κ_n(reward + θ·train) + fixed
+ *     full    = (step + forward)·T + reward + train + fixed,            C = seconds / full,
+ *
+ * θ the share of the rows that run to their end which trains. `forward` and `fixed` do not fall with the
+ * rows: a forward that waits for launches takes as long for few rows as for many, and then C nears 1 or
+ * exceeds it.
  *
  * Pruning pays while the share of the gradient's squared signal-to-noise that it keeps exceeds C
  * (energy.h): speed-up at equal signal = snr2 / C. With one stage, t = s·T − 1, f the share of reward and
@@ -26,7 +30,8 @@
 
 /* Seconds, each ≥ 0; NaN: not measured (counts as 0 but for `step`, without which nothing is known). */
 typedef struct ga_seconds {
-    double step;                      /* one denoising step of one row */
+    double step;    /* one denoising step of one row: the part that a stopped row saves */
+    double forward; /* one denoising step, for each begun row, whether or not it still runs */
     double signal[GA_CANDIDATES_MAX]; /* looking at one row, at each candidate step */
     double reward;                    /* decoding and scoring a row that ran to its end */
     double train;                     /* training on a row */
@@ -41,6 +46,7 @@ typedef struct ga_course {
     int32_t step[GA_COURSE_STAGES_MAX];      /* denoising steps done at the decision, ascending */
     int32_t candidate[GA_COURSE_STAGES_MAX]; /* whose signal is taken there */
     double keep[GA_COURSE_STAGES_MAX];       /* κ: share of the begun rows that goes on, (0, 1] */
+    double train_share;                      /* θ: of the rows that run to their end; 0 stands for all */
 } ga_course;
 
 /* Seconds per begun row under the course, and with every row run to its end without looking; NaN where

@@ -108,12 +108,17 @@ static ga_verdict judge_setting(const ga_guard_evidence *evidence, const ga_opti
     }
     ga_verdict verdict = answer_with(GA_GUARD_COSTS_MORE, &cheap, options);
     const ga_course *course = &options[cheap.option].course;
-    const double own = isfinite(evidence->seconds.own) ? evidence->seconds.own : 0.0;
+    const ga_seconds *seconds = &evidence->seconds;
+    const double own = isfinite(seconds->own) ? seconds->own : 0.0;
+    const double forward = isfinite(seconds->forward) ? seconds->forward : 0.0;
+    const double step = seconds->step + forward;
     char way[96];
     describe(course, way, sizeof way);
     (void)snprintf(verdict.reason, sizeof verdict.reason,
-        "%s would take %.2f of the seconds of full rollouts: looking at a row costs %.2f of its steps", way,
-        cheap.cost_ratio, (evidence->seconds.signal[course->candidate[0]] + own) / evidence->seconds.step);
+        "%s would take %.2f of the seconds of full rollouts: looking at a row costs %.2f of its steps, %.0f "
+        "%% "
+        "of a step's seconds do not fall with the rows",
+        way, cheap.cost_ratio, (seconds->signal[course->candidate[0]] + own) / step, 100 * forward / step);
     return verdict;
 }
 

@@ -1,95 +1,158 @@
 #include "grpo_accel/session/costs.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { POINTS_MIN = 4 }; /* of each kind, before they are compared */
+
+/* Work that counts as all of it, and as less. */
+static const double FULL_SHARE = 0.98, PRUNED_SHARE = 0.9;
+
+/* Updates without pruning in which full points still correct the comparison (a busy machine is busy in both),
+ * and after which pruned points begin anew. */
+static const double FREEZE_UPDATES = 16, RENEW_UPDATES = 32;
+
+/* ---- medians ---- */
+
+static void put(ga_cost_ring *ring, double value) {
+    ring->value[ring->next] = value;
+    ring->next = (ring->next + 1) % GA_COST_POINTS;
+    ring->count += ring->count < GA_COST_POINTS;
+}
+
+static int ascending(const void *left, const void *right) {
+    const double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+/* Of values[count], which are sorted; NaN of none. */
+static double middle(double *values, int32_t count) {
+    if (count == 0) {
+        return (double)NAN;
+    }
+    qsort(values, (size_t)count, sizeof *values, ascending);
+    return 0.5 * (values[(count - 1) / 2] + values[count / 2]);
+}
+
+static double median(const ga_cost_ring *ring) {
+    double values[GA_COST_POINTS];
+    memcpy(values, ring->value, sizeof values);
+    return middle(values, ring->count);
+}
+
+/* Standard error of the median of values[count] around it, by their median absolute deviation. */
+static double median_error(const double *values, int32_t count, double around) {
+    const double normal = 1.4826, of_medians = 1.2533;
+    double away[GA_COST_POINTS];
+    for (int32_t i = 0; i < count; i++) {
+        away[i] = fabs(values[i] - around);
+    }
+    return normal * of_medians * middle(away, count) / sqrt((double)count);
+}
+
+/* ---- full and pruned ---- */
+
+/* Compares the pruned points with the full ones. */
+static void compare(ga_cost_line *line) {
+    const int32_t count = line->pruned_u.count;
+    const double full = median(&line->full);
+    if (line->full.count < POINTS_MIN || count < POINTS_MIN || !(full > 0)) {
+        return;
+    }
+    double shares[GA_COST_POINTS], sorted[GA_COST_POINTS], less = 0.0;
+    for (int32_t i = 0; i < count; i++) {
+        const double x = line->pruned_x.value[i];
+        shares[i] = (line->pruned_u.value[i] / full - x) / (1 - x);
+        less += (1 - x) / count;
+    }
+    memcpy(sorted, shares, sizeof sorted);
+    const double share = middle(sorted, count);
+    const double full_error = median_error(line->full.value, line->full.count, full) / full / less;
+    const double error = hypot(median_error(shares, count, share), full_error);
+    line->share = fmin(1.0, fmax(0.0, share - error));
+}
+
+static void add_point(ga_cost_line *line, double u, double x) {
+    put(&line->newest_x, x);
+    put(&line->newest_u, u);
+    if (x >= FULL_SHARE) {
+        put(&line->full, u);
+    } else if (x <= PRUNED_SHARE) {
+        if (line->idle_updates > RENEW_UPDATES) {
+            line->pruned_x = line->pruned_u = (ga_cost_ring){0};
+        }
+        put(&line->pruned_x, x);
+        put(&line->pruned_u, u);
+        line->idle_updates = 0.0;
+    }
+    if (line->idle_updates <= FREEZE_UPDATES) {
+        compare(line);
+    }
+}
+
+static double fixed_share(const ga_cost_line *line, double half_life_updates) {
+    return line->share * exp2(-line->idle_updates / half_life_updates);
+}
+
+static double whole(const ga_cost_line *line, double half_life_updates) {
+    const double share = fixed_share(line, half_life_updates);
+    double values[GA_COST_POINTS];
+    for (int32_t i = 0; i < line->newest_u.count; i++) {
+        values[i] = line->newest_u.value[i] / fmax(1e-9, share + (1 - share) * line->newest_x.value[i]);
+    }
+    return middle(values, line->newest_u.count);
+}
+
+/* ---- all of it ---- */
 
 ga_costs ga_costs_make(double half_life_updates) {
-    return (ga_costs){.decay = exp2(-1.0 / half_life_updates)};
+    return (ga_costs){.half_life_updates = half_life_updates};
 }
 
 void ga_costs_add(ga_costs *costs, ga_cost cost, double seconds, double rows) {
     if (seconds > 0 && rows > 0) {
-        costs->seconds[cost] += seconds;
-        costs->rows[cost] += rows;
+        put(&costs->row[cost], seconds / rows);
     }
 }
 
-void ga_costs_add_denoising(ga_costs *costs, double seconds, double row_steps) {
-    if (seconds > 0 && row_steps > 0) {
-        costs->denoise_seconds += seconds;
-        costs->row_steps += row_steps;
+void ga_costs_add_denoising(ga_costs *costs, double seconds, double row_steps, double full_row_steps) {
+    if (seconds > 0 && row_steps > 0 && full_row_steps > 0) {
+        add_point(&costs->denoising, seconds / full_row_steps, row_steps / full_row_steps);
+    }
+}
+
+void ga_costs_add_training(ga_costs *costs, double seconds, double begun_rows, double trained_rows) {
+    if (seconds > 0 && begun_rows > 0) {
+        add_point(&costs->training, seconds / begun_rows, trained_rows / begun_rows);
     }
 }
 
 void ga_costs_age(ga_costs *costs) {
-    for (int i = 0; i < GA_COST_COUNT; i++) {
-        costs->seconds[i] *= costs->decay;
-        costs->rows[i] *= costs->decay;
-    }
-    costs->denoise_seconds *= costs->decay;
-    costs->row_steps *= costs->decay;
-    costs->training.weight *= costs->decay;
-    costs->training.x *= costs->decay;
-    costs->training.u *= costs->decay;
-    costs->training.xx *= costs->decay;
-    costs->training.xu *= costs->decay;
+    costs->denoising.idle_updates += 1;
+    costs->training.idle_updates += 1;
 }
 
 double ga_costs_row_step_seconds(const ga_costs *costs) {
-    return costs->row_steps > 0 ? costs->denoise_seconds / costs->row_steps : (double)NAN;
+    return whole(&costs->denoising, costs->half_life_updates);
+}
+
+double ga_costs_training_seconds(const ga_costs *costs) {
+    return whole(&costs->training, costs->half_life_updates);
+}
+
+double ga_costs_denoising_fixed_share(const ga_costs *costs) {
+    return fixed_share(&costs->denoising, costs->half_life_updates);
+}
+
+double ga_costs_training_fixed_share(const ga_costs *costs) {
+    return fixed_share(&costs->training, costs->half_life_updates);
 }
 
 double ga_costs_row_seconds(const ga_costs *costs, ga_cost cost) {
-    return costs->rows[cost] > 0 ? costs->seconds[cost] / costs->rows[cost] : (double)NAN;
+    return median(&costs->row[cost]);
 }
 
 double ga_costs_row_steps(const ga_costs *costs, ga_cost cost) {
     return ga_costs_row_seconds(costs, cost) / ga_costs_row_step_seconds(costs);
-}
-
-/* ---- training ---- */
-
-/* Spread of the trained share from which a regression says anything. */
-static const double SHARE_VARIANCE_MIN = 1e-3;
-static const double OUTLIER = 4.0;
-
-/* The share of the fixed part, where the sums tell it. */
-static void read_fixed_share(ga_training_cost *t) {
-    const double x = t->x / t->weight, u = t->u / t->weight;
-    const double variance = t->xx / t->weight - x * x;
-    if (variance < SHARE_VARIANCE_MIN || !(u > 0)) {
-        return;
-    }
-    const double slope = fmax(0.0, (t->xu / t->weight - x * u) / variance);
-    const double fixed = fmax(0.0, u - slope * x);
-    t->fixed_share = fixed / (fixed + slope);
-}
-
-void ga_costs_add_training(ga_costs *costs, double seconds, double begun_rows, double trained_rows) {
-    ga_training_cost *t = &costs->training;
-    if (!(seconds > 0 && begun_rows > 0)) {
-        return;
-    }
-    const double usual = t->weight > 2 ? t->u / t->weight : (double)INFINITY;
-    const double x = trained_rows / begun_rows;
-    const double u = fmin(seconds / begun_rows, OUTLIER * usual);
-    t->weight += 1;
-    t->x += x;
-    t->u += u;
-    t->xx += x * x;
-    t->xu += x * u;
-    read_fixed_share(t);
-}
-
-/* a + b: of a row that is begun and trained on. */
-static double whole_seconds(const ga_training_cost *t) {
-    const double share = t->fixed_share + (1 - t->fixed_share) * (t->x / t->weight);
-    return t->weight > 0 && share > 0 ? t->u / t->weight / share : (double)NAN;
-}
-
-double ga_costs_training_seconds(const ga_costs *costs) {
-    return (1 - costs->training.fixed_share) * whole_seconds(&costs->training);
-}
-
-double ga_costs_fixed_seconds(const ga_costs *costs) {
-    return costs->training.fixed_share * whole_seconds(&costs->training);
 }

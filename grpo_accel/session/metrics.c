@@ -133,6 +133,7 @@ static void add_text(text *json, const char *key, const char *value) {
 
 static void add_guard_costs(text *json, const ga_seconds *seconds) {
     add_number(json, "guard/row_step_seconds", seconds->step);
+    add_number(json, "guard/forward_seconds", seconds->forward);
     add_number(json, "guard/look_seconds", seconds->signal[0]);
     add_number(json, "guard/reward_seconds", seconds->reward);
     add_number(json, "guard/train_seconds", seconds->train);

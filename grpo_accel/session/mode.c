@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "grpo_accel/base/check.h"
-#include "grpo_accel/base/digest.h"
 #include "grpo_accel/base/log.h"
 #include "grpo_accel/session/batch.h"
 #include "grpo_accel/session/decide.h"
@@ -14,7 +13,15 @@
 #include "grpo_accel/session/watch.h"
 
 /* Which figure of the update's header is what. */
-enum { FIGURE_STEP, FIGURE_LOOK, FIGURE_REWARD, FIGURE_TRAIN, FIGURE_FIXED, FIGURE_OWN };
+enum {
+    FIGURE_STEP,
+    FIGURE_STEP_FIXED, /* the share of it that does not fall with the rows */
+    FIGURE_LOOK,
+    FIGURE_REWARD,
+    FIGURE_TRAIN,
+    FIGURE_TRAIN_FIXED,
+    FIGURE_OWN
+};
 
 /* Which counts: features by decile, then looks and shared looks by candidate. */
 enum { COUNT_LOOKS = GA_SHIFT_COUNTS, COUNT_SHARED = COUNT_LOOKS + GA_CANDIDATES_MAX };
@@ -30,13 +37,16 @@ struct ga_mode_state {
     ga_watch *watch; /* NULL until the first update whose rows were matched */
     ga_shift shift;
     uint16_t looks[GA_CANDIDATES_MAX], shared[GA_CANDIDATES_MAX]; /* this rank, this update */
-    ga_strategy proposed;
+    ga_strategy proposed; /* by this rank; in force where it is rank 0's and has been heard of */
+    char change[512];     /* what `proposed` changes and why; told as it comes into force */
     bool training_wanted;
     const char *training_reason;
     bool update_ended; /* and no batch has begun since */
     double update_ended_seconds;
     double begun_rows, trained_rows; /* of the last update, this rank */
     double header_seconds;           /* when the header was filled */
+    double stepped_seconds;          /* when ga_mode_step had ended; 0: it did not come to it */
+    double late_seconds;             /* our own work behind the header, of the update before */
 };
 
 /* NULL when memory is out: then nothing is watched and the strategy stays. */
@@ -101,29 +111,79 @@ void ga_mode_probe_changed(ga_session *session) {
     }
 }
 
+/* ---- what rank 0 proposes ---- */
+
+/* A strategy on the wire; stages 0: none. */
+typedef struct strategy_note {
+    double keep[GA_STAGES_MAX];
+    double explore_share;
+    int32_t stage_count, prune;
+    int32_t candidate[GA_STAGES_MAX];
+    int32_t unused;
+} strategy_note;
+_Static_assert(sizeof(strategy_note) == GA_UPDATE_NOTE_BYTES, "no padding travels");
+
+static void write_note(const ga_strategy *strategy, unsigned char *bytes) {
+    strategy_note note = {.explore_share = strategy->explore_share,
+        .stage_count = strategy->stage_count,
+        .prune = strategy->prune};
+    for (int32_t stage = 0; stage < strategy->stage_count; stage++) {
+        note.keep[stage] = strategy->keep[stage];
+        note.candidate[stage] = strategy->candidate[stage];
+    }
+    memcpy(bytes, &note, sizeof note);
+}
+
+static bool read_note(const ga_session *session, const unsigned char *bytes, ga_strategy *strategy_out) {
+    strategy_note note;
+    memcpy(&note, bytes, sizeof note);
+    bool valid = note.stage_count > 0 && note.stage_count <= GA_STAGES_MAX && note.explore_share >= 0;
+    ga_strategy strategy = {
+        .prune = note.prune != 0, .stage_count = note.stage_count, .explore_share = note.explore_share};
+    for (int32_t stage = 0; valid && stage < note.stage_count; stage++) {
+        strategy.candidate[stage] = note.candidate[stage];
+        strategy.keep[stage] = note.keep[stage];
+        valid = note.candidate[stage] >= 0 && note.candidate[stage] < GA_CANDIDATES_MAX &&
+                (!note.prune || note.candidate[stage] < session->shapes.candidate_count) &&
+                note.keep[stage] > 0 && note.keep[stage] <= 1;
+    }
+    if (valid) {
+        *strategy_out = strategy;
+    }
+    return valid;
+}
+
 /* ---- seconds ---- */
 
 static void book_batch(ga_costs *costs, const ga_batch *batch) {
     const double looked = (double)ga_batch_rows_observed(batch);
     const double features = ga_batch_feature_seconds(batch);
-    ga_costs_add_denoising(costs, batch->seconds[GA_PHASE_DENOISE], (double)ga_batch_row_steps(batch));
+    const double full = (double)batch->rows * batch->session->shapes.steps_total;
+    ga_costs_add_denoising(costs, batch->seconds[GA_PHASE_DENOISE], (double)ga_batch_row_steps(batch), full);
     ga_costs_add(costs, GA_COST_PREVIEW, batch->seconds[GA_PHASE_PREVIEW], looked);
     ga_costs_add(costs, GA_COST_LOOKAHEAD, batch->seconds[GA_PHASE_LOOKAHEAD], looked);
     ga_costs_add(costs, GA_COST_DISTILLED, batch->seconds[GA_PHASE_DISTILLED], looked);
     ga_costs_add(costs, GA_COST_FEATURES, features, looked);
     ga_costs_add(costs, GA_COST_LOOK, batch->seconds[GA_PHASE_SIGNAL] + features, looked);
     ga_costs_add(costs, GA_COST_REWARD, batch->seconds[GA_PHASE_REWARD], batch->kept_count);
-    ga_costs_add(costs, GA_COST_OWN, batch->own_seconds - batch->feature_seconds, batch->rows);
 }
 
+/* Waiting in the exchanges of batches is left out: whoever waits there waits for the seconds of a slower
+ * rank, which are counted as that rank's. */
 static void book_update(ga_session *session, ga_mode_state *state) {
+    const double train_share = session->taught.prunes ? session->config->advantage.train_share : 1.0;
+    double own_seconds = state->late_seconds - session->metrics.wait_seconds;
     state->begun_rows = state->trained_rows = 0.0;
     ga_costs_age(&session->costs);
     for (int32_t i = 0; i < session->batch_count; i++) {
-        book_batch(&session->costs, session->batches[i]);
-        state->begun_rows += session->batches[i]->rows;
-        state->trained_rows += session->batches[i]->kept_count * session->config->advantage.train_share;
+        const ga_batch *batch = session->batches[i];
+        book_batch(&session->costs, batch);
+        own_seconds += batch->own_seconds - batch->feature_seconds;
+        state->begun_rows += batch->rows;
+        state->trained_rows += batch->kept_count * train_share;
     }
+    ga_costs_add(&session->costs, GA_COST_OWN, own_seconds, state->begun_rows);
+    state->late_seconds = 0.0;
 }
 
 void ga_mode_fill_header(ga_session *session, ga_update_header *header) {
@@ -132,17 +192,20 @@ void ga_mode_fill_header(ga_session *session, ga_update_header *header) {
         header->figures[i] = NAN;
     }
     memset(header->counts, 0, sizeof header->counts);
+    memset(header->note, 0, sizeof header->note);
     if (state == NULL) {
         return;
     }
+    write_note(&state->proposed, header->note);
     state->header_seconds = ga_clock_now(session->clock);
     book_update(session, state);
     const ga_costs *costs = &session->costs;
     header->figures[FIGURE_STEP] = (float)ga_costs_row_step_seconds(costs);
+    header->figures[FIGURE_STEP_FIXED] = (float)ga_costs_denoising_fixed_share(costs);
     header->figures[FIGURE_LOOK] = (float)ga_costs_row_seconds(costs, GA_COST_LOOK);
     header->figures[FIGURE_REWARD] = (float)ga_costs_row_seconds(costs, GA_COST_REWARD);
     header->figures[FIGURE_TRAIN] = (float)ga_costs_training_seconds(costs);
-    header->figures[FIGURE_FIXED] = (float)ga_costs_fixed_seconds(costs);
+    header->figures[FIGURE_TRAIN_FIXED] = (float)ga_costs_training_fixed_share(costs);
     header->figures[FIGURE_OWN] = (float)ga_costs_row_seconds(costs, GA_COST_OWN);
     memcpy(header->counts, state->shift.counts, sizeof state->shift.counts);
     memcpy(header->counts + COUNT_LOOKS, state->looks, sizeof state->looks);
@@ -151,13 +214,17 @@ void ga_mode_fill_header(ga_session *session, ga_update_header *header) {
     memset(state->shared, 0, sizeof state->shared);
 }
 
-/* The slowest rank's: it sets the pace. */
+/* The slowest rank's: it sets the pace. Of the fixed shares the largest, which promises least. */
 static ga_seconds seconds_of(const ga_exchange_report *exchange) {
     const float *figures = exchange->figure_max;
-    ga_seconds seconds = {.step = (double)figures[FIGURE_STEP],
+    const double step = (double)figures[FIGURE_STEP], train = (double)figures[FIGURE_TRAIN];
+    const double step_fixed = (double)figures[FIGURE_STEP_FIXED];
+    const double train_fixed = (double)figures[FIGURE_TRAIN_FIXED];
+    ga_seconds seconds = {.step = step * (1 - step_fixed),
+        .forward = step * step_fixed,
         .reward = (double)figures[FIGURE_REWARD],
-        .train = (double)figures[FIGURE_TRAIN],
-        .fixed = (double)figures[FIGURE_FIXED],
+        .train = train * (1 - train_fixed),
+        .fixed = train * train_fixed,
         .own = (double)figures[FIGURE_OWN]};
     for (int32_t i = 0; i < GA_CANDIDATES_MAX; i++) {
         seconds.signal[i] = (double)figures[FIGURE_LOOK];
@@ -258,7 +325,7 @@ static void put_metrics(ga_session *session, const ga_watch_update *update, cons
     const ga_course *course = verdict->option >= 0 ? &options[verdict->option].course : NULL;
     *m = (ga_guard_metrics){.answer = ga_guard_answer_name(verdict->answer),
         .feature = update->feature_name,
-        .prunes = report->strategy.prune,
+        .prunes = session->strategy.prune,
         .step = course != NULL ? course->step[course->stage_count - 1] : -1,
         .keep = course != NULL ? course->keep[course->stage_count - 1] : (double)NAN,
         .rho = report->agreement.rho,
@@ -282,14 +349,17 @@ static void put_metrics(ga_session *session, const ga_watch_update *update, cons
         .lost_extremes = report->lost_share,
         .lost_extremes_bound = verdict->loss_bound,
         .alpha = report->level,
-        .explore_share = report->strategy.prune ? (double)NAN : report->strategy.explore_share,
+        .explore_share = session->strategy.prune ? (double)NAN : session->strategy.explore_share,
         .groups = report->parts,
         .seconds = update->seconds};
     (void)snprintf(m->reason, sizeof m->reason, "%s", verdict->reason);
 }
 
-static void tell(const ga_session *session, const ga_watch_report *report) {
-    if (session->rank == 0 && report->line[0] != '\0') {
+/* A change is told once it is in force. */
+static void tell(const ga_session *session, ga_mode_state *state, const ga_watch_report *report) {
+    if (report->changed && session->config->mode == GA_CONFIG_MODE_AUTO) {
+        (void)snprintf(state->change, sizeof state->change, "%s", report->line);
+    } else if (session->rank == 0 && report->line[0] != '\0') {
         ga_log(report->warns ? GA_LOG_WARNING : GA_LOG_INFO, "after update %u, %s",
             (unsigned)session->next_update, report->line);
     }
@@ -313,62 +383,55 @@ static void learn(ga_session *session, ga_mode_state *state, const ga_exchange_r
         state->training_reason = report.training_reason;
     }
     put_metrics(session, &update, &report);
-    tell(session, &report);
+    tell(session, state, &report);
+}
+
+/*
+ * What rank 0 proposed at the end of the update before comes into force, on every rank that has its header:
+ * they all read the same bytes. Ranks that took part in the same exchanges propose the same; one that missed
+ * some follows.
+ */
+static void adopt(ga_session *session, ga_mode_state *state, const ga_exchange_report *exchange) {
+    ga_strategy strategy;
+    if (session->config->mode != GA_CONFIG_MODE_AUTO ||
+        !read_note(session, exchange->first_note, &strategy)) {
+        return;
+    }
+    if (state->watch != NULL) {
+        ga_watch_follow(state->watch, &strategy);
+    }
+    session->strategy = state->proposed = strategy;
+    if (session->rank == 0 && state->change[0] != '\0') {
+        ga_log(GA_LOG_INFO, "after update %u, %s", (unsigned)session->next_update, state->change);
+    }
+    state->change[0] = '\0';
 }
 
 void ga_mode_step(ga_session *session, const ga_exchange_report *exchange, const ga_outcome *outcomes,
     int32_t count, bool prunable) {
     ga_mode_state *state = state_of(session);
-    if (state == NULL || count == 0 || watch_of(session, state) == NULL) {
+    if (state == NULL || exchange == NULL) {
         return;
     }
-    ga_shift_take(&state->shift, outcomes, count, exchange->count_sum);
+    adopt(session, state, exchange);
+    if (watch_of(session, state) == NULL) {
+        return;
+    }
+    if (count > 0) {
+        ga_shift_take(&state->shift, outcomes, count, exchange->count_sum);
+    }
     learn(session, state, exchange, outcomes, count, prunable);
-    const double seconds = ga_clock_now(session->clock) - state->header_seconds - exchange->seconds;
-    session->costs.seconds[GA_COST_OWN] += seconds > 0 ? seconds : 0.0;
+    state->stepped_seconds = ga_clock_now(session->clock);
+    state->late_seconds = state->stepped_seconds - state->header_seconds - exchange->seconds;
 }
 
-static uint64_t digest_of(const ga_strategy *strategy) {
-    uint64_t digest = ga_digest_join(strategy->prune ? 1U : 0U, (uint64_t)strategy->stage_count);
-    for (int32_t stage = 0; stage < strategy->stage_count; stage++) {
-        digest = ga_digest_join(digest, (uint64_t)strategy->candidate[stage]);
-        digest = ga_digest_join(digest, ga_digest64(&strategy->keep[stage], sizeof strategy->keep[stage]));
-    }
-    return ga_digest_join(digest, ga_digest64(&strategy->explore_share, sizeof strategy->explore_share));
-}
-
-/* All ranks were there and differ. */
-static void start_again(ga_session *session, ga_mode_state *state) {
-    ga_log(GA_LOG_INFO,
-        "ranks came to different verdicts after update %u (one missed an update before): all of them start "
-        "from shadow again",
-        (unsigned)session->next_update);
-    if (state->watch != NULL) {
-        ga_watch_restart(state->watch);
-    }
-    session->offsets = ga_offsets_make(GA_SESSION_OFFSETS_HALF_LIFE_UPDATES);
-    state->proposed = ga_strategy_of_config(session);
-    session->strategy = state->proposed;
-}
-
-bool ga_mode_settle(ga_session *session, bool exchanged) {
+/* The log of the update has been written by now. */
+void ga_mode_update_logged(ga_session *session) {
     ga_mode_state *state = session->guard;
-    if (session->config->mode != GA_CONFIG_MODE_AUTO) {
-        return exchanged;
+    if (state != NULL && state->stepped_seconds > 0) {
+        state->late_seconds += ga_clock_now(session->clock) - state->stepped_seconds;
+        state->stepped_seconds = 0.0;
     }
-    if (!exchanged || state == NULL) {
-        ga_world_skip(session->world);
-        return false;
-    }
-    bool all = false;
-    const ga_status status = ga_world_agree(session->world, digest_of(&state->proposed),
-        session->config->decision.timeout_seconds, &all, NULL, NULL);
-    if (status == GA_OK && all) {
-        session->strategy = state->proposed;
-    } else if (status == GA_OK) {
-        start_again(session, state);
-    }
-    return status == GA_OK;
 }
 
 bool ga_mode_wants_training(ga_session *session, const char **reason_out) {

@@ -34,7 +34,7 @@ enum {
     GA_SESSION_SCORERS_MAX = 16,      /* scorers of a host, "avg" not counted */
     GA_SESSION_LATE_IN_A_ROW_MAX = 3, /* updates with a late peer, then the session passes through */
     GA_SESSION_OFFSETS_HALF_LIFE_UPDATES = 16,
-    GA_SESSION_COSTS_HALF_LIFE_UPDATES = 8
+    GA_SESSION_COSTS_HALF_LIFE_UPDATES = 128 /* of a fixed share that nothing measures any more */
 };
 
 /* Kinds of warnings; a session gives each once. */

@@ -177,6 +177,15 @@ static void stages_add_up(void **state) {
     near(ga_full_seconds(&seconds, 10), 19, 1e-12);
     near(ga_cost_ratio(&seconds, &course), expected / 19, 1e-12);
     near(ga_look_share(&seconds, 10, 2), 0.85 / 12, 1e-12);
+    /* half of the kept rows train */
+    ga_course halved = course;
+    halved.train_share = 0.5;
+    near(ga_course_seconds(&seconds, &halved), expected - 0.4 * 1.5, 1e-12);
+    /* a forward of which nothing falls with its rows: no stopped row saves anything of it */
+    const ga_seconds waiting = {
+        .step = 0, .forward = 1, .reward = NAN, .train = NAN, .fixed = NAN, .own = 0.1};
+    near(ga_course_seconds(&waiting, &course), 10.1, 1e-12);
+    near(ga_cost_ratio(&waiting, &course), 1.01, 1e-12);
     const ga_seconds unknown = {.step = NAN};
     assert_true(isnan(ga_cost_ratio(&unknown, &course)));
     assert_true(isnan(ga_look_share(&unknown, 10, 2)));
@@ -457,7 +466,7 @@ static void verdicts(void **state) {
 static void entering_needs_a_margin(void **state) {
     (void)state;
     const ga_guard_evidence evidence = evidence_of(0.5, 0.0);
-    const double cost = ga_cost_ratio(&evidence.seconds, &(ga_course){20, 1, {3}, {0}, {0.5}});
+    const double cost = ga_cost_ratio(&evidence.seconds, &(ga_course){20, 1, {3}, {0}, {0.5}, 1.0});
     ga_option option = option_of(0.5, 1.05 * cost, 0.045 * cost);
     assert_int_equal(ga_guard_judge(&GUARD, &evidence, &option, 1, -1).answer, GA_GUARD_COSTS_MORE);
     assert_int_equal(ga_guard_judge(&GUARD, &evidence, &option, 1, 0).answer, GA_GUARD_PAYS);

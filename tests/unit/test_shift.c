@@ -186,28 +186,100 @@ static void a_reference_travels_in_the_probes_file(void **state) {
 /* Training that takes 2 s a trained row, and 1 s a begun one whatever becomes of it. */
 static void fixed_costs_are_told_from_those_of_a_row(void **state) {
     (void)state;
-    ga_costs costs = ga_costs_make(8);
+    ga_costs costs = ga_costs_make(128);
     assert_true(isnan(ga_costs_training_seconds(&costs)));
     for (int i = 0; i < 10; i++) {
         ga_costs_age(&costs);
         ga_costs_add_training(&costs, 300, 100, 100);
     }
     assert_true(fabs(ga_costs_training_seconds(&costs) - 3) < 1e-9); /* all of it, as far as is known */
-    assert_true(ga_costs_fixed_seconds(&costs) == 0.0);
+    assert_true(ga_costs_training_fixed_share(&costs) == 0.0);
     for (int i = 0; i < 200; i++) {
         ga_costs_age(&costs);
         ga_costs_add_training(&costs, 100 + 2 * 25, 100, 25);
     }
     /* long after the change: the share of the fixed part is remembered */
-    assert_true(fabs(ga_costs_training_seconds(&costs) - 2) < 0.05);
-    assert_true(fabs(ga_costs_fixed_seconds(&costs) - 1) < 0.05);
-    const ga_costs before = costs;
+    assert_true(fabs(ga_costs_training_seconds(&costs) - 3) < 1e-6);
+    assert_true(fabs(ga_costs_training_fixed_share(&costs) - 1.0 / 3) < 1e-6);
     ga_costs_add_training(&costs, 1e6, 100, 25); /* an evaluation */
-    assert_true(ga_costs_training_seconds(&costs) < 1.5 * ga_costs_training_seconds(&before));
+    assert_true(fabs(ga_costs_training_seconds(&costs) - 3) < 1e-6);
+    assert_true(fabs(ga_costs_training_fixed_share(&costs) - 1.0 / 3) < 1e-6);
     ga_costs_add_training(&costs, 0, 100, 25);
     ga_costs_add_training(&costs, 5, 0, 0);
     ga_costs_add(&costs, GA_COST_LOOK, 3, 6);
     assert_true(ga_costs_row_seconds(&costs, GA_COST_LOOK) == 0.5);
+    for (int i = 0; i < 9; i++) {
+        ga_costs_add(&costs, GA_COST_LOOK, i == 4 ? 900.0 : 3.0, 6);
+    }
+    assert_true(ga_costs_row_seconds(&costs, GA_COST_LOOK) == 0.5);
+}
+
+/* The first pruned update is followed by an evaluation: pruning is not blamed for it. */
+static void an_evaluation_is_no_fixed_cost(void **state) {
+    (void)state;
+    ga_costs costs = ga_costs_make(128);
+    for (int i = 0; i < 15; i++) {
+        ga_costs_age(&costs);
+        ga_costs_add_training(&costs, 10, 100, 100);
+    }
+    for (int i = 0; i < 12; i++) {
+        ga_costs_age(&costs);
+        ga_costs_add_training(&costs, i % 10 == 0 ? 100 : 3, 100, 30);
+        assert_true(ga_costs_training_fixed_share(&costs) < 1e-6);
+    }
+    assert_true(fabs(ga_costs_training_seconds(&costs) - 0.1) < 1e-6);
+}
+
+/* A forward that takes as long for few rows as for many: found after four batches, and forgotten slowly while
+ * nothing is pruned, so that it is tried again one day. */
+static void a_forward_that_does_not_get_shorter_is_seen(void **state) {
+    (void)state;
+    ga_costs costs = ga_costs_make(128);
+    for (int i = 0; i < 20; i++) {
+        ga_costs_age(&costs);
+        ga_costs_add_denoising(&costs, 8, 400, 400);
+    }
+    assert_true(ga_costs_denoising_fixed_share(&costs) == 0.0);
+    for (int i = 0; i < 4; i++) {
+        ga_costs_age(&costs);
+        ga_costs_add_denoising(&costs, 7.9, 200, 400);
+    }
+    assert_true(ga_costs_denoising_fixed_share(&costs) > 0.95);
+    assert_true(fabs(ga_costs_row_step_seconds(&costs) - 0.02) < 1e-3);
+    double before = ga_costs_denoising_fixed_share(&costs);
+    for (int i = 0; i < 300; i++) {
+        ga_costs_age(&costs);
+        ga_costs_add_denoising(&costs, 8, 400, 400);
+        assert_true(ga_costs_denoising_fixed_share(&costs) < before);
+        before = ga_costs_denoising_fixed_share(&costs);
+    }
+    assert_true(before < 0.25);
+    for (int i = 0; i < 4; i++) { /* another machine */
+        ga_costs_age(&costs);
+        ga_costs_add_denoising(&costs, 4, 200, 400);
+    }
+    assert_true(ga_costs_denoising_fixed_share(&costs) < 1e-6);
+}
+
+/* A machine whose seconds jump by half: what is in truth proportional is rarely taken for fixed. */
+static void noise_is_no_fixed_cost(void **state) {
+    (void)state;
+    double most = 0.0, sum = 0.0;
+    int32_t count = 0;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        ga_random random = test_random(30 + seed);
+        ga_costs costs = ga_costs_make(128);
+        for (int i = 0; i < 80; i++) {
+            const double full = i < 30 ? 400 : 220;
+            ga_costs_age(&costs);
+            ga_costs_add_denoising(&costs, full * exp(0.3 * ga_random_normal(&random)), full, 400);
+            most = fmax(most, ga_costs_denoising_fixed_share(&costs));
+            sum += ga_costs_denoising_fixed_share(&costs);
+            count++;
+        }
+    }
+    assert_true(sum / count < 0.05);
+    assert_true(most < 1.0 + 1e-9);
 }
 
 int main(void) {
@@ -218,6 +290,9 @@ int main(void) {
         cmocka_unit_test(drift_without_a_reference),
         cmocka_unit_test(a_reference_travels_in_the_probes_file),
         cmocka_unit_test(fixed_costs_are_told_from_those_of_a_row),
+        cmocka_unit_test(an_evaluation_is_no_fixed_cost),
+        cmocka_unit_test(a_forward_that_does_not_get_shorter_is_seen),
+        cmocka_unit_test(noise_is_no_fixed_cost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
