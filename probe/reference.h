@@ -24,7 +24,8 @@
 
 /* A figure at one step. Only floats, as in the file. */
 typedef struct ga_reference_column {
-    float rows;                      /* that it is from; 0: not known */
+    float rows;                      /* that it is from, as an effective number: rows of a prompt are alike;
+                                        0: not known */
     float edges[GA_REFERENCE_EDGES]; /* ascending deciles */
     float shares[GA_REFERENCE_BINS]; /* of the rows in each bin, edge b−1 < value ≤ edge b: a tenth, but for
                                         ties */

@@ -3,10 +3,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "grpo_accel/base/digest.h"
+
 _Static_assert(GA_DRIFT_BINS == GA_REFERENCE_BINS, "a probe's reference has the bins of a histogram");
 
 /* Fewer rows than these say nothing about a distribution. */
 static const double ROWS_MIN = 50;
+
+/* A reference of few independent rows still has the shares of many. */
+static const double REFERENCE_COUNT = 100;
 
 void ga_shift_reset(ga_shift *shift, const ga_reference *reference, const int32_t *steps, int32_t count) {
     memset(shift, 0, sizeof *shift);
@@ -56,13 +61,35 @@ static int32_t first_look(const ga_outcome *outcome) {
     return -1;
 }
 
-static void fade(ga_histogram *histogram) {
+/* Adds an update's groups to a column whose older updates fade. */
+static void fade(ga_shift *shift, int32_t column, double groups) {
+    const double left = exp2(-1.0 / GA_SHIFT_HALF_LIFE_UPDATES);
     for (int32_t bin = 0; bin < GA_DRIFT_BINS; bin++) {
-        histogram->count[bin] *= exp2(-1.0 / GA_SHIFT_HALF_LIFE_UPDATES);
+        shift->now[column].count[bin] *= left;
     }
+    shift->groups[column] = left * shift->groups[column] + groups;
 }
 
-static void take_scores(ga_shift *shift, const ga_outcome *outcomes, int32_t count) {
+/* How many groups the observed rows are of, by linear counting (Whang, Vander-Zanden, Taylor 1990): no
+ * memory, and exact as good as ever for the few thousand groups that an update can have. */
+static double count_groups(const ga_outcome *outcomes, int32_t count, int32_t *rows_out) {
+    enum { PLACES = 32768 };
+    uint8_t met[PLACES / 8] = {0};
+    int32_t filled = 0;
+    *rows_out = 0;
+    for (int32_t i = 0; i < count; i++) {
+        if (outcomes[i].observed != 0 || first_look(&outcomes[i]) >= 0) {
+            const uint64_t place = ga_digest64(&outcomes[i].group, sizeof outcomes[i].group) % PLACES;
+            const uint8_t bit = (uint8_t)(1U << (place % 8));
+            filled += (met[place / 8] & bit) == 0;
+            met[place / 8] |= bit;
+            (*rows_out)++;
+        }
+    }
+    return -PLACES * log1p(-fmin(filled, PLACES - 1.0) / PLACES);
+}
+
+static void take_scores(ga_shift *shift, const ga_outcome *outcomes, int32_t count, double groups) {
     ga_histogram fresh = {{0}};
     bool any = false;
     for (int32_t i = 0; i < count; i++) {
@@ -74,20 +101,20 @@ static void take_scores(ga_shift *shift, const ga_outcome *outcomes, int32_t cou
         }
     }
     if (any) {
-        fade(&shift->now[0]);
+        fade(shift, 0, groups);
     }
     for (int32_t bin = 0; bin < GA_DRIFT_BINS; bin++) {
         shift->now[0].count[bin] += fresh.count[bin];
     }
 }
 
-static void take_features(ga_shift *shift, int32_t input, const uint64_t *counts) {
+static void take_features(ga_shift *shift, int32_t input, const uint64_t *counts, double groups) {
     uint64_t total = 0;
     for (int32_t bin = 0; bin < GA_DRIFT_BINS; bin++) {
         total += counts[bin];
     }
     if (total > 0) {
-        fade(&shift->now[1 + input]);
+        fade(shift, 1 + input, groups);
     }
     for (int32_t bin = 0; bin < GA_DRIFT_BINS; bin++) {
         shift->now[1 + input].count[bin] += (double)counts[bin];
@@ -95,36 +122,49 @@ static void take_features(ga_shift *shift, int32_t input, const uint64_t *counts
 }
 
 void ga_shift_take(ga_shift *shift, const ga_outcome *outcomes, int32_t count, const uint64_t *count_sum) {
-    take_scores(shift, outcomes, count);
+    int32_t rows = 0;
+    const double groups = count_groups(outcomes, count, &rows);
+    shift->rows_per_group = rows > 0 ? fmax(1.0, rows / groups) : shift->rows_per_group;
+    take_scores(shift, outcomes, count, groups);
     for (int32_t input = 0; input < GA_INPUT_COUNT; input++) {
-        take_features(shift, input, count_sum + (int64_t)input * GA_DRIFT_BINS);
+        take_features(shift, input, count_sum + (int64_t)input * GA_DRIFT_BINS, groups);
     }
     memset(shift->counts, 0, sizeof shift->counts);
 }
 
-/* As many rows as the smallest reference of the figure, with the mean of the references' shares. */
-static ga_histogram reference_of(const ga_shift *shift, int32_t column) {
+/* Independent rows that a column's reference stands for. */
+static double effective_rows(const ga_shift *shift, const ga_shift_column *column) {
+    const bool collected = column->collected_count == GA_SHIFT_COLLECTED;
+    const double rows = (double)column->then.rows;
+    return collected ? rows / fmax(1.0, shift->rows_per_group) : rows;
+}
+
+/* The mean of the references' shares, as counts; rows_out: independent ones of the smallest reference. */
+static ga_histogram reference_of(const ga_shift *shift, int32_t column, double *rows_out) {
     double rows = 0.0, known = 0.0;
     ga_histogram reference = {{0}};
     for (int32_t i = 0; i < GA_CANDIDATES_MAX; i++) {
-        const ga_reference_column *from = &shift->columns[i][column].then;
-        if (from->rows > 0) {
+        const ga_shift_column *from = &shift->columns[i][column];
+        if (from->then.rows > 0) {
+            const double independent = effective_rows(shift, from);
             known += 1;
-            rows = rows == 0 || (double)from->rows < rows ? (double)from->rows : rows;
+            rows = rows > 0 ? fmin(rows, independent) : independent;
             for (int32_t bin = 0; bin < GA_DRIFT_BINS; bin++) {
-                reference.count[bin] += (double)from->shares[bin];
+                reference.count[bin] += (double)from->then.shares[bin];
             }
         }
     }
     for (int32_t bin = 0; bin < GA_DRIFT_BINS && known > 0; bin++) {
-        reference.count[bin] *= rows / known;
+        reference.count[bin] *= fmax(rows, REFERENCE_COUNT) / known;
     }
+    *rows_out = rows;
     return reference;
 }
 
 static ga_drift read_column(const ga_shift *shift, int32_t column) {
-    const ga_histogram then = reference_of(shift, column);
-    const ga_drift drift = ga_drift_compare(&then, &shift->now[column]);
+    double rows = 0.0;
+    const ga_histogram then = reference_of(shift, column, &rows);
+    const ga_drift drift = ga_drift_compare(&then, &shift->now[column], rows, shift->groups[column]);
     return drift.rows >= ROWS_MIN ? drift : (ga_drift){(double)NAN, (double)NAN, drift.rows};
 }
 

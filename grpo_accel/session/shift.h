@@ -5,6 +5,9 @@
  * first GA_SHIFT_COLLECTED rows that this rank sees of each figure after it came into use. Features stay on
  * their rank: what travels are counts by decile, in the header of the update's exchange; scores are exchanged
  * anyway. The newest updates count most: an update half as much after GA_SHIFT_HALF_LIFE_UPDATES more.
+ *
+ * Rows of a group are alike, so a group counts as one row where chance is told from drift, and so do the rows
+ * that were collected; a probe's own reference brings its effective number with it.
  */
 #ifndef GA_SESSION_SHIFT_H
 #define GA_SESSION_SHIFT_H
@@ -29,6 +32,8 @@ typedef struct ga_shift {
     ga_shift_column columns[GA_CANDIDATES_MAX][GA_REFERENCE_COLUMNS];
     uint16_t counts[GA_SHIFT_COUNTS];       /* this rank, this update */
     ga_histogram now[GA_REFERENCE_COLUMNS]; /* all ranks, newest updates */
+    double groups[GA_REFERENCE_COLUMNS];    /* in them */
+    double rows_per_group;                  /* of the newest update; 0: not known yet */
 } ga_shift;
 
 /* Forgets everything; reference: of the probe in use, NULL: none. steps [count]: the candidates'. */

@@ -215,11 +215,15 @@ static void drift_is_seen_and_chance_is_not(void **state) {
         then.count[i] = 100;
     }
     const ga_histogram same = histogram_of(&random, 400, 0), moved = histogram_of(&random, 400, 0.8);
-    const ga_drift none = ga_drift_compare(&then, &same), some = ga_drift_compare(&then, &moved);
+    const ga_drift none = ga_drift_compare(&then, &same, 1000, 400),
+                   some = ga_drift_compare(&then, &moved, 1000, 400);
     assert_true(none.psi < 0.05 && none.ks < 0.08);
     assert_true(some.psi > 0.3 && some.ks > 0.2);
     const ga_histogram empty = {{0}};
-    assert_true(isnan(ga_drift_compare(&then, &empty).psi));
+    assert_true(isnan(ga_drift_compare(&then, &empty, 1000, 400).psi));
+    assert_true(isnan(ga_drift_compare(&then, &same, 0, 400).psi));
+    /* as many rows, but of few prompts: chance can do that */
+    assert_true(ga_drift_compare(&then, &moved, 12, 400).psi == 0.0);
 }
 
 /* Two halves of known shares: PSI by hand. */
@@ -230,7 +234,7 @@ static void drift_by_hand(void **state) {
         then.count[i] = 1e6;
         now.count[i] = i < 5 ? 1.5e6 : 0.5e6;
     }
-    const ga_drift drift = ga_drift_compare(&then, &now);
+    const ga_drift drift = ga_drift_compare(&then, &now, 1e7, 1e7);
     near(drift.psi, 5 * (0.05 * log(1.5)) + 5 * (-0.05 * log(0.5)), 1e-5);
     near(drift.ks, 0.25, 1e-12);
 }

@@ -71,8 +71,8 @@ static void take(ga_shift *shift, ga_random *random, double centre) {
     ga_outcome outcomes[ROWS];
     uint64_t counts[GA_SHIFT_COUNTS];
     for (int i = 0; i < ROWS; i++) {
-        outcomes[i] =
-            (ga_outcome){.candidate_mean = {NAN, (float)(centre + ga_random_normal(random)), NAN, NAN}};
+        outcomes[i] = (ga_outcome){.group = (uint64_t)i,
+            .candidate_mean = {NAN, (float)(centre + ga_random_normal(random)), NAN, NAN}};
     }
     for (int i = 0; i < GA_SHIFT_COUNTS; i++) {
         counts[i] = shift->counts[i];
@@ -138,6 +138,34 @@ static void drift_from_a_probes_reference(void **state) {
     ga_reference reference;
     fill_reference(&random, &reference);
     run_shift(&reference, &random, steps);
+}
+
+/* Groups of 25 rows that are alike, other ones after each update: no drift, however few they are. */
+static void few_prompts_are_no_drift(void **state) {
+    (void)state;
+    int32_t steps[2] = {3, 5};
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        ga_random random = test_random(40 + seed);
+        ga_shift *shift = calloc(1, sizeof *shift);
+        assert_non_null(shift);
+        ga_shift_reset(shift, NULL, steps, 2);
+        for (int update = 0; update < 30; update++) {
+            ga_outcome outcomes[ROWS];
+            const uint64_t counts[GA_SHIFT_COUNTS] = {0};
+            double level = 0;
+            for (int i = 0; i < ROWS; i++) {
+                level = i % 25 == 0 ? ga_random_normal(&random) : level;
+                outcomes[i] = (ga_outcome){.group = (uint64_t)(i / 25),
+                    .candidate_mean = {NAN, (float)(level + 0.2 * ga_random_normal(&random)), NAN, NAN}};
+            }
+            ga_shift_take(shift, outcomes, ROWS, counts);
+            ga_drift scores, features;
+            int32_t input = 0;
+            ga_shift_read(shift, &scores, &features, &input);
+            assert_false(scores.psi >= 0.25);
+        }
+        free(shift);
+    }
 }
 
 /* A probe that says nothing of its rows is compared with the first ones that it sees. */
@@ -288,6 +316,7 @@ int main(void) {
         cmocka_unit_test(columns_know_ties),
         cmocka_unit_test(drift_from_a_probes_reference),
         cmocka_unit_test(drift_without_a_reference),
+        cmocka_unit_test(few_prompts_are_no_drift),
         cmocka_unit_test(a_reference_travels_in_the_probes_file),
         cmocka_unit_test(fixed_costs_are_told_from_those_of_a_row),
         cmocka_unit_test(an_evaluation_is_no_fixed_cost),
