@@ -6,17 +6,30 @@
 
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/estimate/advantage.h"
+#include "grpo_accel/estimate/downsample.h"
 
 /* ---- the batch as it was ---- */
 
-static ga_advantage_options estimator_of(const ga_replan_batch *batch, ga_std_kind std_kind) {
+/* The host's advantages of whole groups, which those of the estimator are held against: with all rows known
+ * they are the host's to the bit, with rows known by chance their best estimate. */
+static ga_advantage_options truth_of(const ga_replan_batch *batch, ga_std_kind std_kind) {
     return (ga_advantage_options){.estimator = GA_ESTIMATOR_SHRUNK,
         .weighting = GA_WEIGHT_ONE,
         .clip = 10.0,
         .std_kind = std_kind,
-        .epsilon = 1e-4,
-        .tau2 = batch->tau2,
-        .sigma_r2 = batch->sigma_r2};
+        .epsilon = batch->estimator.epsilon,
+        .tau2 = batch->estimator.tau2,
+        .sigma_r2 = batch->estimator.sigma_r2};
+}
+
+/* What the run would compute after this course. */
+static ga_advantage_options estimator_of(
+    const ga_replan_batch *batch, const ga_course *course, ga_std_kind std_kind) {
+    ga_advantage_options options = batch->estimator;
+    const bool noise_is_over = batch->noise_end_step > 0 && batch->noise_end_step <= course->step[0];
+    options.std_kind = std_kind;
+    options.prefix_credit = options.prefix_credit && noise_is_over;
+    return options;
 }
 
 static bool is_known(const ga_outcome *row) {
@@ -96,7 +109,7 @@ ga_status ga_replan_make(const ga_replan_batch *batch, const ga_plan_options *pl
     if (advantage == NULL || scratch == NULL || extreme == NULL || keys == NULL || part == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory to plan %d rows again", (int)batch->count);
     }
-    const ga_advantage_options options = estimator_of(batch, plan->std_kind);
+    const ga_advantage_options options = truth_of(batch, plan->std_kind);
     GA_TRY(ga_advantage_compute(&options, batch->rows, batch->count, arena, advantage, NULL, error));
     mark_extremes(batch, advantage, scratch, extreme);
     const int32_t known = count_known(batch);
@@ -111,16 +124,15 @@ ga_status ga_replan_make(const ga_replan_batch *batch, const ga_plan_options *pl
 
 bool ga_replan_can(const ga_replan *replan, const ga_course *course) {
     const ga_replan_batch *batch = &replan->batch;
-    if (course->stage_count > 1 && count_known(batch) < batch->count) {
-        return false;
-    }
     for (int32_t stage = 0; stage < course->stage_count; stage++) {
-        int32_t predicted = 0;
+        int64_t predicted = 0, wanted = 0;
         for (int32_t i = 0; i < batch->count; i++) {
-            predicted += isfinite(batch->rows[i].candidate_mean[course->candidate[stage]]);
+            const bool counts = stage == 0 || is_known(&batch->rows[i]);
+            wanted += counts;
+            predicted += counts && isfinite(batch->rows[i].candidate_mean[course->candidate[stage]]);
         }
         /* a few rows with a feature that was not finite are kept, as they are in earnest */
-        if (10 * (int64_t)predicted < 9 * (int64_t)batch->count) {
+        if (wanted == 0 || 10 * predicted < 9 * wanted) {
             return false;
         }
     }
@@ -178,7 +190,8 @@ static void line_up(running *rows, int32_t candidate) {
             rows->stopped[rows->stopped_count++] = made;
             continue;
         }
-        rows->mean[i] = row->candidate_mean[candidate];
+        const float newest = row->candidate_mean[candidate];
+        rows->mean[i] = isfinite(newest) || is_known(row) ? newest : rows->mean[i];
         made.mean = rows->mean[i];
         made.variance = isfinite(row->variance) && row->variance >= 0 ? row->variance : 0.0F;
         made.index = index++;
@@ -210,8 +223,8 @@ static ga_status decide(running *rows, const ga_course *course, int32_t stage, c
 }
 
 /* Advantages that training would have been given. */
-static ga_status reward_again(const ga_replan *replan, const running *rows, ga_std_kind std_kind,
-    ga_arena *arena, double *estimate, ga_error *error) {
+static ga_status reward_again(const ga_replan *replan, const running *rows,
+    const ga_advantage_options *options, ga_arena *arena, double *estimate, ga_error *error) {
     const ga_replan_batch *batch = &replan->batch;
     ga_outcome *again = ga_arena_take(arena, ga_size(batch->count), sizeof *again);
     if (again == NULL) {
@@ -224,8 +237,21 @@ static ga_status reward_again(const ga_replan *replan, const running *rows, ga_s
         again[i].inclusion = fmin(1.0, fmax(rows->inclusion[i], 1e-6));
         again[i].mean = rows->mean[i];
     }
-    const ga_advantage_options options = estimator_of(batch, std_kind);
-    return ga_advantage_compute(&options, again, batch->count, arena, estimate, NULL, error);
+    GA_TRY(ga_advantage_compute(options, again, batch->count, arena, estimate, NULL, error));
+    if (!(batch->train_share > 0 && batch->train_share < 1)) {
+        return GA_OK;
+    }
+    const ga_downsample_options second = {.share = batch->train_share, .multiple = 1};
+    return ga_downsample_advantages(&second, again, batch->count, arena, estimate, NULL, error);
+}
+
+/* A stopped row keeps no energy, but prefix credit may have it teach. */
+static void add_energy(ga_energy_part *part, double advantage, double estimate, bool kept) {
+    ga_energy_add(part, advantage, estimate, kept);
+    if (!kept) {
+        part->product += estimate * advantage;
+        part->square += estimate * estimate;
+    }
 }
 
 ga_status ga_replan_measure(const ga_replan *replan, const ga_course *course, const ga_plan_options *plan,
@@ -239,11 +265,12 @@ ga_status ga_replan_measure(const ga_replan *replan, const ga_course *course, co
     if (estimate == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory to plan %d rows again", (int)replan->batch.count);
     }
-    GA_TRY(reward_again(replan, &rows, plan->std_kind, arena, estimate, error));
+    const ga_advantage_options estimator = estimator_of(&replan->batch, course, plan->std_kind);
+    GA_TRY(reward_again(replan, &rows, &estimator, arena, estimate, error));
     for (int32_t i = 0; i < replan->batch.count; i++) {
         if (is_known(&replan->batch.rows[i])) {
             const int64_t place = (int64_t)replan->part[i] * stride;
-            ga_energy_add(&parts_out[place], replan->advantage[i], estimate[i], rows.kept[i] != 0);
+            add_energy(&parts_out[place], replan->advantage[i], estimate[i], rows.kept[i] != 0);
             if (replan->extreme[i]) {
                 ga_loss_add(&losses_out[place], replan->weight, rows.kept[i] == 0);
             }

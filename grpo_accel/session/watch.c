@@ -32,6 +32,7 @@ static void add_option(ga_watch *watch, int32_t candidate, int32_t keep_count) {
         course->step[0] = o->candidate_steps[candidate];
         course->candidate[0] = candidate;
         course->keep[0] = (double)keep_count / o->rows;
+        course->train_share = o->train_share;
     }
 }
 
@@ -52,7 +53,8 @@ static void add_grid(ga_watch *watch, int32_t candidate) {
 static void add_told(ga_watch *watch) {
     const ga_watch_options *o = &watch->options;
     ga_course *course = &watch->option[watch->option_count++].course;
-    *course = (ga_course){.steps_total = o->steps_total, .stage_count = o->told.stage_count};
+    *course = (ga_course){
+        .steps_total = o->steps_total, .stage_count = o->told.stage_count, .train_share = o->train_share};
     for (int32_t stage = 0; stage < o->told.stage_count; stage++) {
         course->candidate[stage] = o->told.candidate[stage];
         course->step[stage] = o->candidate_steps[o->told.candidate[stage]];
@@ -141,7 +143,9 @@ static ga_agreement_figures agreement_of(const ga_watch *watch, int32_t option, 
     const ga_course *course = &watch->option[option].course;
     ga_agreement sums = {0};
     for (int32_t i = 0; i < watch->part_count; i++) {
-        ga_agreement_join(&sums, &watch->agreement[i][course->candidate[course->stage_count - 1]]);
+        if (ga_watch_part_counts(watch, i)) {
+            ga_agreement_join(&sums, &watch->agreement[i][course->candidate[course->stage_count - 1]]);
+        }
     }
     return ga_agreement_read(&sums, confidence);
 }
@@ -225,15 +229,12 @@ static void set_strategy(ga_watch *watch) {
 }
 
 static void switch_to(ga_watch *watch, int32_t option, ga_watch_report *report, const char *what) {
-    const bool leaves = option < 0;
     watch->current = option;
     watch->patience = watch->others = (ga_patience){0};
-    watch->told = leaves ? 1U << report->verdict.answer : 0U;
+    watch->told = option < 0 ? 1U << report->verdict.answer : 0U;
     watch->trend = (ga_trend){0};
-    if (leaves) {
-        watch->risk.level = watch->risk.alpha;
-    }
     if (report->verdict.answer == GA_GUARD_UNCORRELATED) {
+        watch->probe_failed = true;
         ga_watch_forget(watch); /* it speaks of a time when predictions were worth something */
     }
     set_strategy(watch);
@@ -255,18 +256,20 @@ static bool is_refusal(ga_guard_answer answer) {
            answer == GA_GUARD_UNCORRELATED;
 }
 
-/* Mode auto: from shadow to pruning, from one option to another, and back. */
+/* Mode auto: from shadow to pruning, from one option to another, and back. What repeats itself without a new
+ * measurement says nothing; while rows are pruned every update measures seconds and agreement. */
 static void step_auto(ga_watch *watch, ga_watch_report *report) {
     const ga_verdict *verdict = &report->verdict;
     const bool pays = verdict->answer == GA_GUARD_PAYS;
     const bool pruning = watch->current >= 0;
     const int32_t updates = watch->options.guard.patience;
-    if (ga_patience_take(&watch->patience, pruning, pays, updates)) {
+    const bool news = pruning || watch->fresh;
+    if (news && ga_patience_take(&watch->patience, pruning, pays, updates)) {
         switch_to(watch, pruning ? -1 : verdict->option, report,
             pruning ? "back to shadow" : "pruning from the next batch on");
     } else if (pruning) {
         const bool other = pays && verdict->option != watch->current;
-        if (ga_patience_take(&watch->others, false, other, updates)) {
+        if (watch->fresh && ga_patience_take(&watch->others, false, other, updates)) {
             switch_to(watch, verdict->option, report, "pruning otherwise from the next batch on");
         }
     } else if (is_refusal(verdict->answer)) {
@@ -288,17 +291,26 @@ static void step_told(ga_watch *watch, ga_watch_report *report) {
     }
 }
 
-void ga_watch_restart(ga_watch *watch) {
-    ga_watch_forget(watch);
-    watch->patience = watch->others = (ga_patience){0};
-    watch->risk.level = watch->risk.alpha;
-    watch->told = 0;
-    watch->observed_rows = 0;
-    watch->rows_wanted = watch->options.rows_wanted;
-    watch->updates_gathering = 0;
-    watch->updates_since_training = watch->training_pause = TRAINING_PAUSE_UPDATES;
-    if (watch->options.kind == GA_WATCH_AUTO) {
-        watch->current = -1;
+static bool is_course_of(const ga_course *course, const ga_strategy *strategy) {
+    bool same = strategy->prune && course->stage_count == strategy->stage_count;
+    for (int32_t stage = 0; same && stage < course->stage_count; stage++) {
+        same = course->candidate[stage] == strategy->candidate[stage] &&
+               course->keep[stage] >= strategy->keep[stage] && course->keep[stage] <= strategy->keep[stage];
+    }
+    return same;
+}
+
+void ga_watch_follow(ga_watch *watch, const ga_strategy *strategy) {
+    int32_t option = -1;
+    for (int32_t i = 0; i < watch->option_count && option < 0; i++) {
+        option = is_course_of(&watch->option[i].course, strategy) ? i : -1;
+    }
+    watch->strategy.explore_share = strategy->explore_share;
+    if (option != watch->current) {
+        watch->current = option;
+        watch->patience = watch->others = (ga_patience){0};
+        watch->trend = (ga_trend){0};
+        watch->told = 0;
         set_strategy(watch);
     }
 }
@@ -328,12 +340,11 @@ static void weigh_training(ga_watch *watch, const ga_watch_update *update, ga_wa
     if (!watch->options.on_drift || watch->updates_since_training <= watch->training_pause) {
         return;
     }
-    const bool ended = report->changed && report->verdict.answer == GA_GUARD_UNCORRELATED;
     if (update->scores.psi >= watch->options.guard.drift_max) {
         ask_for_training(watch, report, "scores have drifted");
     } else if (update->features.psi >= watch->options.guard.drift_max) {
         ask_for_training(watch, report, "features have drifted");
-    } else if (ended) {
+    } else if (watch->probe_failed) {
         ask_for_training(watch, report, "predictions no longer order rewards");
     }
 }
@@ -353,6 +364,7 @@ static void follow_probe(ga_watch *watch, const ga_watch_update *update) {
         watch->probe_version = update->probe_version;
         watch->training_pause = TRAINING_PAUSE_UPDATES;
         watch->trend = (ga_trend){0};
+        watch->probe_failed = false;
         if (!watch->had_probe) {
             ga_watch_forget(watch);
         }
@@ -417,6 +429,7 @@ ga_status ga_watch_take(ga_watch *watch, const ga_watch_update *update, ga_arena
         .look_share =
             ga_look_share(&update->seconds, watch->options.steps_total, watch->options.candidate_count)};
     follow_probe(watch, update);
+    watch->update = update->update;
     GA_TRY(ga_watch_learn(watch, update, arena, error));
     count_rows(watch, update, report.look_share);
     judge(watch, update, &report);

@@ -6,8 +6,14 @@
  * Evidence. A batch whose rows all ran to their end, or an audited one, is planned again as each option
  * (step, kept share) would have planned it, with the same plan and the same estimator as in earnest; what
  * each option would have kept of the squared signal-to-noise ratio, and lost of the true extremes, is summed
- * group by group (estimate/energy.h, risk.h) over the newest GA_WATCH_PARTS groups. Agreement of predictions
- * and rewards comes from all kept rows (estimate/agreement.h).
+ * group by group (estimate/energy.h, risk.h) over the newest GA_WATCH_PARTS groups of the newest
+ * GA_WATCH_EVIDENCE_UPDATES updates. After another probe came into use its own groups alone count, as soon as
+ * there are enough of them for a verdict. While an option prunes, others that were not measured in the newest
+ * GA_WATCH_STALE_UPDATES updates before its newest measurement do not compete. Agreement of predictions and
+ * rewards comes from all kept rows (estimate/agreement.h).
+ *
+ * A verdict repeats itself only where something was measured: while nothing is pruned an update without an
+ * observed batch does not count for guard.patience, nor does one for changing to another option.
  */
 #ifndef GA_SESSION_WATCH_H
 #define GA_SESSION_WATCH_H
@@ -15,6 +21,7 @@
 #include "grpo_accel/base/arena.h"
 #include "grpo_accel/base/flow.h"
 #include "grpo_accel/base/status.h"
+#include "grpo_accel/estimate/advantage.h"
 #include "grpo_accel/estimate/drift.h"
 #include "grpo_accel/estimate/guard.h"
 #include "grpo_accel/select/plan.h"
@@ -22,6 +29,8 @@
 
 #define GA_WATCH_OPTIONS_MAX 40
 #define GA_WATCH_PARTS 128
+#define GA_WATCH_EVIDENCE_UPDATES 512
+#define GA_WATCH_STALE_UPDATES 64
 
 typedef struct ga_watch ga_watch;
 
@@ -42,10 +51,12 @@ typedef struct ga_watch_options {
     bool step_open, keep_open; /* with step_open told has one stage */
     ga_plan_options plan;      /* policy, min_group, max_group, seed, std_kind, threshold, min_inclusion */
     ga_guard_options guard;
-    double lost_extremes_max; /* α */
-    double slowdown_max;      /* looking while not pruning, over a full rollout */
-    int64_t rows_wanted;      /* observed rows with a reward from which the first training is worth while */
-    bool on_drift;            /* drift asks for a training */
+    ga_advantage_options estimator; /* as the run computes advantages; tau2 and sigma_r2 come with updates */
+    double train_share;             /* of the kept rows that train, (0, 1]; 0 stands for all */
+    double lost_extremes_max;       /* α */
+    double slowdown_max;            /* looking while not pruning, over a full rollout */
+    int64_t rows_wanted; /* observed rows with a reward from which the first training is worth while */
+    bool on_drift;       /* drift asks for a training */
 } ga_watch_options;
 
 /* One update, the same on every rank. */
@@ -64,6 +75,7 @@ typedef struct ga_watch_update {
     ga_drift scores, features;
     const char *feature_name; /* which input drifts most; NULL: not known */
     double tau2, sigma_r2;    /* as the advantages use them; NaN: not known */
+    int32_t noise_end_step;   /* steps behind it add no noise; ≤ 0: not known */
 } ga_watch_update;
 
 /* What came of it. */
@@ -96,8 +108,8 @@ void ga_watch_destroy(ga_watch **watch);
 ga_status ga_watch_take(ga_watch *watch, const ga_watch_update *update, ga_arena *arena,
     ga_watch_report *report_out, ga_error *error);
 
-/* Forgets all evidence and prunes nothing, as at the start: after ranks came to different verdicts. */
-void ga_watch_restart(ga_watch *watch);
+/* Another rank's strategy is in force: the option that prunes becomes its option; evidence stays. */
+void ga_watch_follow(ga_watch *watch, const ga_strategy *strategy);
 
 /* The options that are weighed: [*count_out], owned by the watch. */
 const ga_option *ga_watch_options_of(const ga_watch *watch, int32_t *count_out);

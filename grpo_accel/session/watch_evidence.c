@@ -43,6 +43,8 @@ static int32_t take_part(ga_watch *watch) {
     memset(watch->parts + first, 0, ga_size(watch->option_count) * sizeof *watch->parts);
     memset(watch->losses + first, 0, ga_size(watch->option_count) * sizeof *watch->losses);
     memset(watch->agreement[place], 0, sizeof watch->agreement[place]);
+    watch->part_update[place] = watch->update;
+    watch->part_version[place] = watch->probe_version;
     watch->next_part = (place + 1) % GA_WATCH_PARTS;
     watch->part_count += watch->part_count < GA_WATCH_PARTS;
     return place;
@@ -81,7 +83,8 @@ static ga_status add_agreement(const ga_outcome *outcomes, int32_t count, int32_
     return GA_OK;
 }
 
-/* The loss of the pruning in force on an audited batch steers the level. */
+/* The loss of the pruning in force on an audited batch steers the level; a batch of which nothing is pruned
+ * loses nothing, and leads the level back up to α. */
 static void learn_risk(ga_watch *watch, const ga_loss_sums *losses, int32_t part_count) {
     ga_loss_sums sums = {0};
     for (int32_t i = 0; i < part_count && watch->current >= 0; i++) {
@@ -91,6 +94,9 @@ static void learn_risk(ga_watch *watch, const ga_loss_sums *losses, int32_t part
     }
     if (sums.weight > 0) {
         ga_risk_learn(&watch->risk, ga_loss_share(&sums));
+    } else if (watch->current < 0 && watch->risk.level < watch->risk.alpha) {
+        ga_risk_learn(&watch->risk, 0.0);
+        watch->risk.level = fmin(watch->risk.level, watch->risk.alpha);
     }
 }
 
@@ -171,12 +177,15 @@ static ga_status measure_update(
         if (!is_evidence(gathered, count) || (rows > 0 && rows + count > MEASURED_ROWS_MAX)) {
             continue;
         }
-        const ga_replan_batch evidence = {.rows = gathered,
+        ga_replan_batch evidence = {.rows = gathered,
             .count = count,
             .rows_per_rank = watch->options.rows,
             .number = update->first_batch + (uint64_t)batch,
-            .tau2 = update->tau2,
-            .sigma_r2 = update->sigma_r2};
+            .estimator = watch->options.estimator,
+            .train_share = watch->options.train_share,
+            .noise_end_step = update->noise_end_step};
+        evidence.estimator.tau2 = update->tau2;
+        evidence.estimator.sigma_r2 = update->sigma_r2;
         GA_TRY(measure_batch(watch, &evidence, arena, measured_out, error));
         rows += count;
     }
@@ -202,35 +211,84 @@ static ga_status follow_trend(
     return GA_OK;
 }
 
-static void read_options(ga_watch *watch) {
-    for (int32_t option = 0; option < watch->option_count; option++) {
-        ga_loss_sums sums = {0};
-        for (int32_t i = 0; i < watch->part_count; i++) {
-            const ga_loss_sums *part = &watch->losses[i * watch->option_count + option];
+/* ---- what counts ---- */
+
+bool ga_watch_part_counts(const ga_watch *watch, int32_t part) {
+    const bool young = watch->part_update[part] + GA_WATCH_EVIDENCE_UPDATES > watch->update;
+    return young && (!watch->newest_probe || watch->part_version[part] == watch->probe_version);
+}
+
+/* Predictions of a probe that is no longer in use say little of the one that is, but more than nothing. */
+static void choose_probe(ga_watch *watch) {
+    int32_t parts = 0;
+    for (int32_t i = 0; i < watch->part_count; i++) {
+        parts += watch->part_version[i] == watch->probe_version;
+    }
+    watch->newest_probe = parts >= watch->options.guard.parts_min;
+}
+
+/* Extremes of a group stand or fall together, so a part is one unit of the effective number. */
+static void read_losses(ga_watch *watch, int32_t option) {
+    ga_loss_sums sums = {0};
+    for (int32_t i = 0; i < watch->part_count; i++) {
+        const ga_loss_sums *part = &watch->losses[i * watch->option_count + option];
+        if (ga_watch_part_counts(watch, i)) {
             sums.weight += part->weight;
-            sums.squares += part->squares;
+            sums.squares += part->weight * part->weight;
             sums.lost += part->lost;
         }
-        watch->option[option].losses = sums;
+    }
+    watch->option[option].losses = sums;
+}
+
+/* The newest update that measured the option; 0: none. */
+static uint32_t newest_of(const ga_watch *watch, int32_t option) {
+    uint32_t newest = 0;
+    for (int32_t i = 0; i < watch->part_count; i++) {
+        const bool counts = watch->parts[i * watch->option_count + option].all > 0;
+        newest = counts && watch->part_update[i] > newest ? watch->part_update[i] : newest;
+    }
+    return newest;
+}
+
+/* While one option prunes, figures that others have from before it began do not compete with its own. */
+static void shelve_stale(ga_watch *watch) {
+    const uint32_t now = watch->current >= 0 ? newest_of(watch, watch->current) : 0;
+    for (int32_t option = 0; option < watch->option_count && now > 0; option++) {
+        if (newest_of(watch, option) + GA_WATCH_STALE_UPDATES < now) {
+            watch->option[option].energy.parts = 0;
+        }
     }
 }
 
 static ga_status estimate_options(ga_watch *watch, ga_arena *arena, ga_error *error) {
-    ga_energy *energies = ga_arena_take(arena, ga_size(watch->option_count) + 1, sizeof *energies);
-    if (energies == NULL) {
+    const size_t options = ga_size(watch->option_count);
+    ga_energy *energies = ga_arena_take(arena, options + 1, sizeof *energies);
+    ga_energy_part *parts = ga_arena_take(arena, ga_size(watch->part_count) * options + 1, sizeof *parts);
+    int32_t count = 0;
+    if (energies == NULL || parts == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the guard's figures");
     }
-    GA_TRY(ga_energy_estimate(watch->parts, watch->part_count, watch->option_count,
-        watch->options.guard.confidence, watch->options.plan.seed, RESAMPLES, energies, error));
+    choose_probe(watch);
+    for (int32_t i = 0; i < watch->part_count; i++) {
+        if (ga_watch_part_counts(watch, i)) {
+            memcpy(parts + ga_size(count++) * options, watch->parts + ga_size(i) * options,
+                options * sizeof *parts);
+        }
+    }
+    GA_TRY(ga_energy_estimate(parts, count, watch->option_count, watch->options.guard.confidence,
+        watch->options.plan.seed, RESAMPLES, energies, error));
     for (int32_t option = 0; option < watch->option_count; option++) {
         watch->option[option].energy = energies[option];
+        read_losses(watch, option);
     }
-    read_options(watch);
+    shelve_stale(watch);
     return GA_OK;
 }
 
 void ga_watch_forget(ga_watch *watch) {
     watch->part_count = watch->next_part = 0;
+    watch->newest_probe = false;
     watch->trend = (ga_trend){0};
     for (int32_t option = 0; option < watch->option_count; option++) {
         watch->option[option].energy = (ga_energy){
@@ -240,11 +298,11 @@ void ga_watch_forget(ga_watch *watch) {
 }
 
 ga_status ga_watch_learn(ga_watch *watch, const ga_watch_update *update, ga_arena *arena, ga_error *error) {
-    bool fresh = false;
+    watch->fresh = false;
     if (update->count == 0) {
         return GA_OK;
     }
-    GA_TRY(measure_update(watch, update, arena, &fresh, error));
+    GA_TRY(measure_update(watch, update, arena, &watch->fresh, error));
     GA_TRY(follow_trend(watch, update, arena, error));
-    return fresh ? estimate_options(watch, arena, error) : GA_OK;
+    return watch->fresh ? estimate_options(watch, arena, error) : GA_OK;
 }

@@ -12,7 +12,11 @@ struct ga_watch {
     ga_energy_part *parts;
     ga_loss_sums *losses;
     ga_agreement agreement[GA_WATCH_PARTS][GA_CANDIDATES_MAX]; /* of the batch whose first part lies there */
+    uint32_t part_update[GA_WATCH_PARTS], part_version[GA_WATCH_PARTS]; /* update and probe of a part */
     int32_t part_count, next_part;
+    uint32_t update;   /* the newest one */
+    bool newest_probe; /* parts of the probe in use are enough: others do not count */
+    bool fresh;        /* the newest update measured something */
     ga_arena *scratch; /* of one option's plan */
 
     ga_risk risk;
@@ -26,12 +30,16 @@ struct ga_watch {
     int64_t rows_wanted;       /* for the next first training */
     int32_t updates_gathering; /* without a probe, once costs are known */
     int32_t updates_since_training, training_pause;
-    uint32_t told; /* bits of answers that a line has told since the last switch */
+    bool probe_failed; /* pruning ended as uncorrelated, and no other probe has come since */
+    uint32_t told;     /* bits of answers that a line has told since the last switch */
     ga_strategy strategy;
 };
 
 /* Takes the rows of an update into the window and the trend. GA_ERR_MEMORY, GA_ERR_DATA. */
 ga_status ga_watch_learn(ga_watch *watch, const ga_watch_update *update, ga_arena *arena, ga_error *error);
+
+/* Does the window's part count as evidence now? */
+bool ga_watch_part_counts(const ga_watch *watch, int32_t part);
 
 /* Empties window and trend. */
 void ga_watch_forget(ga_watch *watch);

@@ -54,6 +54,7 @@ static ga_watch_options options_of(ga_watch_kind kind) {
         .plan = {.policy = GA_POLICY_EXTREMES, .audit_share = 0.1, .seed = 5, .std_kind = GA_STD_GLOBAL},
         .guard =
             {.confidence = 0.95, .enter_margin = 0.02, .parts_min = 12, .drift_max = 0.25, .patience = 2},
+        .estimator = {.clip = 10, .epsilon = 1e-4},
         .lost_extremes_max = 0.4,
         .slowdown_max = 0.02,
         .rows_wanted = 192,
@@ -464,9 +465,18 @@ static void equal_figures_give_equal_verdicts(void **state) {
         assert_int_equal(a.report.verdict.option, b.report.verdict.option);
         assert_string_equal(a.report.verdict.reason, b.report.verdict.reason);
     }
-    ga_watch_restart(b.watch);
+    /* what another rank's proposal puts in force is what goes on from there */
+    ga_strategy shadow = a.strategy;
+    assert_true(shadow.prune);
+    shadow.prune = false;
+    ga_watch_follow(b.watch, &shadow);
     update(&b);
     assert_false(b.strategy.prune);
+    ga_watch_follow(b.watch, &a.strategy);
+    update(&b);
+    assert_true(b.strategy.prune);
+    assert_int_equal(b.strategy.candidate[0], a.strategy.candidate[0]);
+    assert_true(b.strategy.keep[0] == a.strategy.keep[0]);
     close_job(&a);
     close_job(&b);
 }
