@@ -11,7 +11,7 @@
 _Static_assert(sizeof(ga_candidate) == 24, "a candidate is 24 bytes on the wire");
 _Static_assert(sizeof(ga_outcome) == 64, "an outcome is 64 bytes on the wire");
 _Static_assert(sizeof(ga_exchange_header) == 32, "no padding travels");
-_Static_assert(sizeof(ga_update_header) == 248, "no padding travels");
+_Static_assert(sizeof(ga_update_header) == 304, "no padding travels");
 
 /* A field of a header that all ranks must share. */
 typedef struct field {
@@ -50,7 +50,7 @@ static const layout update_layout = {"update", sizeof(ga_update_header), sizeof(
 
 /* What a parcel begins with: 32 bits name the kind and the version of the layout. */
 #define WIRE_MAGIC_BATCH UINT32_C(0x47410101)
-#define WIRE_MAGIC_UPDATE UINT32_C(0x47410202)
+#define WIRE_MAGIC_UPDATE UINT32_C(0x47410203)
 
 static uint32_t wire_magic(const layout *form) {
     return form == &batch_layout ? WIRE_MAGIC_BATCH : WIRE_MAGIC_UPDATE;
@@ -238,6 +238,9 @@ static void fill_report(
             ready < report->probe_version_ready ? ready : report->probe_version_ready;
     }
     join_figures(parcels, size, report);
+    memcpy(report->first_note,
+        (const char *)parcels[0].data + WIRE_HEAD_BYTES + offsetof(ga_update_header, note),
+        sizeof report->first_note);
 }
 
 /* Header and rows as one parcel; freed by the caller. */

@@ -30,6 +30,7 @@ typedef struct ga_exchange_header {
 /* Of a caller's own figures and counts in the header of an update. */
 #define GA_UPDATE_FIGURES 8
 #define GA_UPDATE_COUNTS 88
+#define GA_UPDATE_NOTE_BYTES 56
 
 typedef struct ga_update_header {
     uint64_t update;      /* must be the same on all ranks, as the next three */
@@ -42,7 +43,8 @@ typedef struct ga_update_header {
     uint32_t flags;                    /* caller's bits, per rank */
     float figures[GA_UPDATE_FIGURES];  /* caller's, e.g. seconds; NaN: not known here. See figure_max */
     uint16_t counts[GA_UPDATE_COUNTS]; /* caller's, e.g. of histograms. See count_sum */
-} ga_update_header;                    /* 248 bytes a rank and update */
+    unsigned char note[GA_UPDATE_NOTE_BYTES]; /* caller's; rank 0's is handed to all. See first_note */
+} ga_update_header;                           /* 304 bytes a rank and update */
 
 /* Written in every case, also beside an error. */
 typedef struct ga_exchange_report {
@@ -61,6 +63,7 @@ typedef struct ga_exchange_report {
     float figure_max[GA_UPDATE_FIGURES];  /* the largest that some rank knows: the slowest rank sets the pace;
                                              NaN: none knows it */
     uint64_t count_sum[GA_UPDATE_COUNTS]; /* over all ranks */
+    unsigned char first_note[GA_UPDATE_NOTE_BYTES]; /* rank 0's */
 } ga_exchange_report;
 
 /*

@@ -98,6 +98,7 @@ static ga_status fill_batch(ga_batch *batch, const ga_batch_options *options, ga
 
 ga_status ga_batch_open(
     ga_session *session, const ga_batch_options *options, ga_batch **batch_out, ga_error *error) {
+    session->taught.current = false;
     if (session->mode == GA_MODE_OFF || session->mode == GA_MODE_PASS_THROUGH) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "the session is off: there is nothing to begin");
     }
@@ -123,6 +124,9 @@ ga_status ga_batch_open(
     }
     for (int32_t i = 0; i < batch->rows; i++) {
         batch->row[i].row_id = session->next_row++;
+    }
+    for (int32_t i = 0; i < batch->idle; i++) {
+        ga_world_skip(session->world);
     }
     session->next_batch++;
     session->batches[session->batch_count++] = batch;
@@ -155,8 +159,9 @@ void ga_batch_choose(ga_batch *batch) {
 }
 
 void ga_batch_miss(ga_session *session) {
+    session->taught.current = false;
     const ga_strategy_looks looks = ga_strategy_look(session, session->next_batch++);
-    for (int32_t i = 0; i < looks.decisions; i++) {
+    for (int32_t i = 0; i < looks.decisions + looks.idle; i++) {
         ga_world_skip(session->world);
     }
 }

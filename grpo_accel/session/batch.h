@@ -27,13 +27,14 @@ struct ga_batch {
     uint64_t number;
     int32_t rows;
     int32_t noise_end_step; /* steps behind it add no noise; -1: not known */
-    ga_row *row;          /* [rows] */
-    const char **prompts; /* [rows] */
+    ga_row *row;            /* [rows] */
+    const char **prompts;   /* [rows] */
     ga_look look[GA_CANDIDATES_MAX];
     int32_t steps[GA_CANDIDATES_MAX]; /* of the looks */
     int32_t look_count;               /* 0: the batch rests */
     int32_t look_now;                 /* the one whose turn it is; look_count: all are decided */
     int32_t decisions;                /* looks that may stop rows, the first ones: collectives to be issued */
+    int32_t idle;                     /* collectives that nobody needs, counted as the batch begins */
     ga_strategy strategy;             /* in force when the batch began */
     bool settled;                     /* from now on every row that runs is kept */
     bool by_chance;                   /* a decision of this batch was an audit, so the later ones are */

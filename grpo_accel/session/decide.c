@@ -37,7 +37,9 @@ static void keep_running(ga_batch *batch, const char *reason) {
 
 /* ---- scores ---- */
 
-/* Rows of a group that are all in the same state can't be told apart by anything seen so far. */
+/* Rows of a group that are all in the same state can't be told apart by anything seen so far. Where no group
+ * has two rows here, or nothing was seen that tells of a state, a look says nothing of it; later looks of a
+ * race see some rows only and are not counted. */
 static ga_status check_state(const ga_batch *batch, const ga_look *look, ga_error *error) {
     uint64_t *groups = ga_arena_take(batch->arena, ga_size(look->block.rows), sizeof *groups);
     if (groups == NULL) {
@@ -49,8 +51,11 @@ static ga_status check_state(const ga_batch *batch, const ga_look *look, ga_erro
     }
     ga_shared_state shared;
     GA_TRY(ga_feature_shared_state(&look->block, groups, &shared, error));
-    if (shared.shared_groups > 0 && shared.shared_groups == shared.groups) {
-        ga_mode_shared_state(batch->session, look->candidate);
+    const bool same = shared.shared_groups > 0 && shared.shared_groups == shared.groups;
+    if (shared.groups > 0 && look->block.rows == batch->rows) {
+        ga_mode_state_seen(batch->session, look->candidate, same);
+    }
+    if (same) {
         return GA_FAIL(error, GA_ERR_DATA,
             "all rows of a group are in the same state after step %d (same initial noise, or noise only "
             "later): "

@@ -41,6 +41,7 @@ ga_status ga_batch_make_looks(ga_batch *batch, ga_error *error) {
     batch->strategy = session->strategy;
     batch->look_count = looks.count;
     batch->decisions = looks.decisions;
+    batch->idle = looks.idle;
     for (int32_t i = 0; i < looks.count; i++) {
         ga_look *look = &batch->look[i];
         GA_TRY(take_memory(batch, look, error));

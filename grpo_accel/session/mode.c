@@ -83,15 +83,15 @@ void ga_mode_batch_begins(ga_session *session) {
 void ga_mode_look(ga_session *session, const ga_feature_block *block, int32_t candidate) {
     ga_mode_state *state = state_of(session);
     if (state != NULL && candidate >= 0 && candidate < GA_CANDIDATES_MAX) {
-        state->looks[candidate]++;
         ga_shift_look(&state->shift, block, candidate);
     }
 }
 
-void ga_mode_shared_state(ga_session *session, int32_t candidate) {
+void ga_mode_state_seen(ga_session *session, int32_t candidate, bool shared) {
     ga_mode_state *state = state_of(session);
     if (state != NULL && candidate >= 0 && candidate < GA_CANDIDATES_MAX) {
-        state->shared[candidate]++;
+        state->looks[candidate]++;
+        state->shared[candidate] = (uint16_t)(state->shared[candidate] + shared);
     }
 }
 
@@ -260,6 +260,8 @@ static ga_watch_options watch_options(const ga_session *session) {
             .parts_min = GROUPS_MIN,
             .drift_max = config->guard.drift_max,
             .patience = (int32_t)config->guard.patience_updates},
+        .estimator = ga_taught_estimator(session),
+        .train_share = config->advantage.train_share,
         .lost_extremes_max = config->guard.lost_extremes_max,
         .slowdown_max = config->guard.slowdown_max,
         .rows_wanted = FIRST_TRAINING_ROWS,
@@ -303,6 +305,7 @@ static ga_watch_update update_of(const ga_session *session, const ga_mode_state 
         .count = count,
         .batches = session->batch_count,
         .first_batch = session->batch_count > 0 ? session->batches[0]->number : 0,
+        .noise_end_step = session->batch_count > 0 ? session->batches[0]->noise_end_step : -1,
         .seconds = seconds_of(exchange),
         .has_probe = session->probe != NULL,
         .probe_version = session->probe_version,

@@ -2,8 +2,12 @@
  * What is done from the next batch on: shadow or prune, where and how much, from the guard's verdict.
  *
  * The session's part of it: seconds, drift and outcomes go into a ga_watch (watch.h), its strategy into
- * session->strategy. Everything that a verdict depends on has been exchanged, so all ranks agree without
- * another collective; only a change of what batches do is confirmed by one.
+ * session->strategy. Everything that a verdict depends on has been exchanged, so all ranks that were there
+ * come to the same verdict without another collective. What batches do changes one update later: each header
+ * of an update's exchange carries what its rank proposes since the update before, and rank 0's comes into
+ * force on every rank that reads it. A rank that misses an exchange does as before until the next one; so
+ * that all stay in step, batches count as many collectives as any strategy needs, whatever is in force
+ * (strategy.h).
  */
 #ifndef GA_SESSION_MODE_H
 #define GA_SESSION_MODE_H
@@ -23,8 +27,9 @@ void ga_mode_batch_begins(ga_session *session);
  */
 void ga_mode_look(ga_session *session, const ga_feature_block *block, int32_t candidate);
 
-/* The rows of each group are in the same state at a look: no signal can tell them apart. */
-void ga_mode_shared_state(ga_session *session, int32_t candidate);
+/* A look at groups of two rows or more. shared: the rows of each are in the same state, so no signal can tell
+ * them apart. */
+void ga_mode_state_seen(ga_session *session, int32_t candidate, bool shared);
 
 /* Books the open batches' seconds, and adds to the header of the update's exchange what other ranks must
  * know.
@@ -32,21 +37,16 @@ void ga_mode_shared_state(ga_session *session, int32_t candidate);
 void ga_mode_fill_header(ga_session *session, ga_update_header *header);
 
 /*
- * An update, before its numbers are published and its batches closed, once on every rank. outcomes [count]:
- * of all ranks; count 0 where the exchange failed, and then `exchange` is not read. prunable: the host's
+ * An update, before its numbers are published and its batches closed, once on every rank. exchange: NULL
+ * where this rank did not get it; else what rank 0 proposed in it comes into force here. outcomes [count]: of
+ * all ranks; count 0 where rows are not known, and then only seconds are learned. prunable: the host's
  * advantages are of a kind that can be computed from kept rows.
  */
 void ga_mode_step(ga_session *session, const ga_exchange_report *exchange, const ga_outcome *outcomes,
     int32_t count, bool prunable);
 
-/*
- * What ga_mode_step proposed comes into force where every rank proposes the same; else it does not, and ranks
- * that were all there and differ start from shadow again. Collective in mode auto: one meeting, which a rank
- * with exchanged = false counts without taking part. Ranks have just met in the update's exchange, so nobody
- * is waited for longer than decision.timeout_seconds. False: other ranks are not there, and whoever comes
- * late will not find this one in further meetings of this update.
- */
-bool ga_mode_settle(ga_session *session, bool exchanged);
+/* The update's rows are in the log: its seconds are known. */
+void ga_mode_update_logged(ga_session *session);
 
 /* The last thing in an update: what follows is the host's training. */
 void ga_mode_update_ended(ga_session *session);

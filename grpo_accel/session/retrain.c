@@ -1,5 +1,6 @@
 #include "grpo_accel/session/retrain.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +19,9 @@
 #include "probe/train/train.h"
 
 enum {
+    STEP_ROWS_MIN = 64,     /* seen at each candidate step, for a probe that is used at all of them */
+    WINDOW_GROWTH = 4,      /* of a window of rows in which some step is scarce */
     NICENESS = 5,           /* of the training's thread: it must not hold up a rollout */
-    MEETING_SECONDS = 120,  /* for every rank to be at the end of an update */
     TRAINING_SECONDS = 1800 /* for a training in the foreground */
 };
 
@@ -117,9 +119,10 @@ static ga_status promote(
 
 /* Labels under other prompts are made by hand (grpo-accel relabel): a run that has none yet learns without.
  */
-static ga_status read_lessons(const ga_retrain_job *job, ga_lessons **lessons_out, ga_error *error) {
+static ga_status read_window(
+    const ga_retrain_job *job, int64_t newest_rows, ga_lessons **lessons_out, ga_error *error) {
     ga_lessons_options source = {.path = job->run_dir,
-        .newest_rows = job->window_rows,
+        .newest_rows = newest_rows,
         .steps = job->steps,
         .step_count = job->step_count,
         .relabels = job->relabels};
@@ -131,6 +134,51 @@ static ga_status read_lessons(const ga_retrain_job *job, ga_lessons **lessons_ou
     ga_log(GA_LOG_INFO, "this training goes without training.relabels: %s", why.message);
     source.relabels = 0;
     return ga_lessons_read(&source, lessons_out, error);
+}
+
+/* The step of which fewest rows were seen whole, and how many. */
+static int64_t count_scarcest(const ga_retrain_job *job, const ga_lessons *lessons, int32_t *step_out) {
+    const ga_dataset *dataset = ga_lessons_dataset(lessons);
+    int64_t least = INT64_MAX;
+    for (int32_t i = 0; i < job->step_count; i++) {
+        int64_t seen = 0;
+        for (int64_t row = 0; row < dataset->rows; row++) {
+            seen += dataset->step[row] == job->steps[i] && dataset->complete[row] != 0 &&
+                    isfinite(dataset->reward[row]);
+        }
+        if (seen < least) {
+            least = seen;
+            *step_out = job->steps[i];
+        }
+    }
+    return least;
+}
+
+/*
+ * After a long time of pruning at one step the newest rows hold no other, and a probe for all candidate steps
+ * must have seen all: the window grows until it has, or holds the whole record.
+ */
+static ga_status read_lessons(const ga_retrain_job *job, ga_lessons **lessons_out, ga_error *error) {
+    int64_t newest_rows = job->window_rows, rows_before = -1;
+    for (;;) {
+        ga_lessons *lessons = NULL;
+        GA_TRY(read_window(job, newest_rows, &lessons, error));
+        int32_t step = 0;
+        const int64_t seen = count_scarcest(job, lessons, &step);
+        const int64_t rows = ga_lessons_dataset(lessons)->rows;
+        if (seen >= STEP_ROWS_MIN || job->step_count == 1) {
+            *lessons_out = lessons;
+            return GA_OK;
+        }
+        ga_lessons_free(&lessons);
+        if (newest_rows == 0 || rows == rows_before || atomic_load(&job->stop)) {
+            return GA_FAIL(error, GA_ERR_DATA,
+                "only %lld rows with a reward were seen at step %d, and a probe for it needs %d",
+                (long long)seen, (int)step, (int)STEP_ROWS_MIN);
+        }
+        rows_before = rows;
+        newest_rows = WINDOW_GROWTH * newest_rows;
+    }
 }
 
 static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
@@ -291,13 +339,13 @@ static bool ask(ga_session *session) {
     return retrain->pending;
 }
 
-/* In the foreground all ranks wait for rank 0; the number of meetings must not depend on what is asked for.
- */
-static void wait_for_training(ga_session *session, bool exchanged) {
+/* In the foreground all ranks that have met wait for rank 0; the number of meetings must not depend on what
+ * is asked for. */
+static void wait_for_training(ga_session *session, bool met) {
     if (session->config->retrain.background) {
         return;
     }
-    if (exchanged) {
+    if (met) {
         (void)ga_world_agree(session->world, 0, TRAINING_SECONDS, &(bool){false}, NULL, NULL);
     } else {
         ga_world_skip(session->world);
@@ -338,7 +386,8 @@ static void take(ga_session *session, ga_probe *probe, uint32_t version, const c
 /*
  * All ranks say which version they would use from here on; a new one is taken where all say it. A rank that
  * is late keeps the old one and tries again after the next update: its peers say the new version then, too.
- * Says whether all ranks have met. Collective.
+ * Ranks that met in the update's exchange are here within moments; those that did not skip this, and nobody
+ * waits for them longer than at a decision. Says whether all ranks have met. Collective.
  */
 static bool swap(ga_session *session, uint32_t ready_version) {
     char path[4096];
@@ -355,7 +404,8 @@ static bool swap(ga_session *session, uint32_t ready_version) {
     }
     bool all = false;
     const uint32_t version = probe != NULL ? ready_version : session->probe_version;
-    const ga_status status = ga_world_agree(session->world, version, MEETING_SECONDS, &all, NULL, NULL);
+    const ga_status status =
+        ga_world_agree(session->world, version, session->config->decision.timeout_seconds, &all, NULL, NULL);
     if (probe != NULL && status == GA_OK && all) {
         take(session, probe, ready_version, path);
         return true;
@@ -381,7 +431,7 @@ void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version
             start(session);
         }
     }
-    wait_for_training(session, exchanged);
+    wait_for_training(session, met);
     poll_job(session);
     if (session->rank == 0) {
         look_for_version(session);

@@ -27,7 +27,8 @@ typedef struct ga_retrain {
 /*
  * The end of an update, once on every rank: takes over what a finished training left (rank 0), swaps to the
  * probe of `ready_version`, which rank 0 announced to all, if every rank can open it, and starts a training
- * when the schedule or the guard wants one. One meeting, two with retrain.background off; with exchanged =
+ * when the schedule or the guard wants one. One meeting, two with retrain.background off (rank 0 then
+ * trains before the job goes on); with exchanged =
  * false this rank counts them without taking part.
  */
 void ga_retrain_step(ga_session *session, bool exchanged, uint32_t ready_version);

@@ -47,6 +47,13 @@ static bool is_explored(const ga_session *session, uint64_t batch) {
     return share >= 1.0 || ga_random_uniform(&random) < share;
 }
 
+/* Decisions of a batch under any strategy that this run may come to. */
+static int32_t decisions_most(const ga_session *session) {
+    const ga_config_mode mode = session->config->mode;
+    const bool may_prune = mode == GA_CONFIG_MODE_PRUNE || mode == GA_CONFIG_MODE_AUTO;
+    return may_prune ? ga_strategy_of_config(session).stage_count : 0;
+}
+
 ga_strategy_looks ga_strategy_look(const ga_session *session, uint64_t batch) {
     const ga_strategy *strategy = &session->strategy;
     ga_strategy_looks looks = {0};
@@ -59,6 +66,7 @@ ga_strategy_looks ga_strategy_look(const ga_session *session, uint64_t batch) {
     for (int32_t i = 0; i < looks.count; i++) {
         looks.candidate[i] = strategy->prune ? strategy->candidate[i] : i;
     }
+    looks.idle = decisions_most(session) - looks.decisions;
     return looks;
 }
 

@@ -30,6 +30,7 @@ typedef struct ga_strategy_looks {
     int32_t count; /* steps at which the batch stops to look; 0: it rests */
     int32_t candidate[GA_CANDIDATES_MAX];
     int32_t decisions; /* how many of them may stop rows: the first ones; 0 or count */
+    int32_t idle;      /* collectives of the batch that nobody needs: counted and not issued */
 } ga_strategy_looks;
 
 /*
@@ -42,7 +43,10 @@ ga_strategy ga_strategy_of_config(const ga_session *session);
 /* Rows of `rows` that go on after a stage: at least 1, never more than after the stage before. */
 int32_t ga_strategy_keep_count(const ga_strategy *strategy, int32_t stage, int32_t rows);
 
-/* The looks of batch number `batch` under the session's strategy: the same on all ranks. */
+/*
+ * The looks of batch number `batch` under the session's strategy: the same on all ranks. decisions + idle is
+ * the same for every batch of a run, so ranks whose strategies differ for an update stay in step.
+ */
 ga_strategy_looks ga_strategy_look(const ga_session *session, uint64_t batch);
 
 /*

@@ -25,7 +25,7 @@ static int32_t count_rows(const ga_session *session) {
 static ga_status start(ga_session *session, const ga_update_options *options, ga_error *error) {
     ga_taught *t = &session->taught;
     ga_arena *arena = t->arena != NULL ? t->arena : ga_arena_create(0);
-    *t = (ga_taught){.arena = arena, .batches = session->batch_count};
+    *t = (ga_taught){.arena = arena, .batches = session->batch_count, .current = true};
     if (arena == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the rows of an update");
     }
@@ -190,18 +190,27 @@ void ga_taught_offsets(const ga_session *session, double *tau2_out, double *sigm
     }
 }
 
-static ga_advantage_options options_of(const ga_session *session, const ga_update_options *host) {
+ga_advantage_options ga_taught_estimator(const ga_session *session) {
     static const ga_estimator estimators[] = {
         GA_ESTIMATOR_SHRUNK, GA_ESTIMATOR_DIFFERENCE, GA_ESTIMATOR_SURVIVORS, GA_ESTIMATOR_PREDICTED};
     const ga_config *config = session->config;
-    const ga_std_kind host_std = host->host_std == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
-    ga_advantage_options options = {.estimator = estimators[config->advantage.estimator],
+    return (ga_advantage_options){.estimator = estimators[config->advantage.estimator],
         .weighting = config->advantage.weights == GA_CONFIG_WEIGHTS_ONE ? GA_WEIGHT_ONE : GA_WEIGHT_INVERSE,
         .clip = config->advantage.clip > 0 ? config->advantage.clip : (double)INFINITY,
-        .std_kind = config->advantage.std == GA_CONFIG_STD_AUTO ? host_std : ga_session_std(session),
+        .std_kind = ga_session_std(session),
         .epsilon = 1e-4,
+        .tau2 = (double)NAN,
+        .sigma_r2 = (double)NAN,
         .leave_one_out = config->advantage.leave_one_out,
-        .prefix_credit = session->taught.credits};
+        .prefix_credit = config->advantage.prefix_credit};
+}
+
+static ga_advantage_options options_of(const ga_session *session, const ga_update_options *host) {
+    ga_advantage_options options = ga_taught_estimator(session);
+    if (session->config->advantage.std == GA_CONFIG_STD_AUTO) {
+        options.std_kind = host->host_std == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
+    }
+    options.prefix_credit = session->taught.credits;
     ga_taught_offsets(session, &options.tau2, &options.sigma_r2);
     return options;
 }
@@ -307,6 +316,10 @@ ga_status ga_taught_again(
     ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error) {
     const ga_taught *t = &session->taught;
     memcpy(advantages_out, options->host_advantages, ga_size(options->count) * sizeof *advantages_out);
+    if (!t->current) {
+        return GA_FAIL(error, GA_ERR_DATA,
+            "no update has ended since batches began; the host's own advantages are used");
+    }
     if (!t->placed || t->count != options->count) {
         return GA_FAIL(error, GA_ERR_DATA,
             "the host computes advantages of %lld rows, the update that ended last had %lld; its own "

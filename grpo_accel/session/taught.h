@@ -24,6 +24,7 @@ typedef struct ga_taught {
     int32_t own_rows;  /* of this rank */
     int32_t own_start; /* position of its first row among the host's */
     int64_t count;     /* rows of all ranks */
+    bool current;      /* no batch has begun since: further calls are about these rows */
     bool placed;       /* the host has as many rows as were sampled, so positions are known */
     bool matched;      /* every rank's rows are the host's: `all` can be used */
     bool pruned;       /* some row of some rank */
@@ -61,13 +62,21 @@ void ga_taught_host_advantages(
 ga_status ga_taught_advantages(ga_session *session, const ga_update_options *options, double *advantages_out,
     ga_taught_figures *figures_out, ga_error *error);
 
-/* A further call for the update that has ended last; see ga_update_again in grpo_accel.h. */
+/*
+ * A further call for the update that has ended last; see ga_update_again in grpo_accel.h. Not collective:
+ * whether these rewards are those of a scorer is judged by this rank's rows, and where that differs between
+ * ranks, each trains its own rows by what it found.
+ */
 ga_status ga_taught_again(
     ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error);
 
 /* May pruned rows of this rank teach by their predictions, as advantage.prefix_credit asks? Says once why
  * not. */
 bool ga_taught_may_credit(ga_session *session);
+
+/* How the configuration computes advantages: all that no update knows better. tau2 and sigma_r2 are NaN, the
+ * standard deviation the session's, prefix_credit as wished. */
+ga_advantage_options ga_taught_estimator(const ga_session *session);
 
 /* τ² and σ_r² from the run's own log, before that what the probe's file says; NaN: not known. */
 void ga_taught_offsets(const ga_session *session, double *tau2_out, double *sigma_r2_out);

@@ -227,8 +227,8 @@ static void end_update(update *u, const double *advantages) {
     if (session->taught.placed) {
         ga_logbook_write(session, advantages + session->taught.own_start);
     }
-    const bool together = ga_mode_settle(session, u->exchanged);
-    ga_retrain_step(session, together, u->ready_version);
+    ga_mode_update_logged(session);
+    ga_retrain_step(session, u->exchanged, u->ready_version);
 }
 
 ga_status ga_update_finish(
@@ -240,8 +240,8 @@ ga_status ga_update_finish(
     learn_of_host(session, options);
     if (session->mode != GA_MODE_PASS_THROUGH) {
         const ga_taught *taught = &session->taught;
-        ga_mode_step(session, &u.report, taught->all, taught->matched ? (int32_t)taught->count : 0,
-            options->prunable != 0);
+        ga_mode_step(session, u.exchanged ? &u.report : NULL, taught->all,
+            taught->matched ? (int32_t)taught->count : 0, options->prunable != 0);
         const double settled_seconds = ga_clock_now(session->clock);
         publish_metrics(&u, settled_seconds - started_seconds);
         end_update(&u, advantages_out);

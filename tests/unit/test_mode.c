@@ -95,6 +95,7 @@ typedef struct play {
     ga_strategy strategies[UPDATES][RANKS];
     char reasons[RANKS][256];
     double step_seconds[RANKS];
+    double ended_seconds[RANKS];
 } play;
 
 /* Latents that differ between the two groups alone. */
@@ -152,6 +153,7 @@ static void play_rank(ga_world **world, void *user) {
         session->clock->sleep_seconds(session->clock->user, 0.1 * kept);
         on->strategies[u][rank] = session->strategy;
     }
+    on->ended_seconds[rank] = ga_clock_now(session->clock);
     on->step_seconds[rank] = session->metrics.guard.seconds.step;
     (void)snprintf(on->reasons[rank], sizeof on->reasons[rank], "%s", session->metrics.guard.reason);
     *world = session->world;
@@ -221,12 +223,12 @@ static void shared_states_are_refused_by_all(void **state) {
     free(on);
 }
 
-/* While nothing is pruned an update meets three times: outcomes, verdict, probe. A rank that misses outcomes
- * knows less than its peer: neither acts alone, and they find together again. */
+/* An update counts four collectives whatever is in force: one for each batch, outcomes, probe. A rank that
+ * misses outcomes knows less than its peer, and rank 0's word counts. */
 static void a_rank_that_missed_an_update_does_not_go_its_own_way(void **state) {
     (void)state;
     for (uint64_t update = 2; update < 12; update += 3) {
-        play *on = run_play(false, 3 * update + 1);
+        play *on = run_play(false, 4 * update + 3);
         int32_t pruned = 0;
         for (int u = 0; u < UPDATES; u++) {
             assert_int_equal(on->strategies[u][0].prune, on->strategies[u][1].prune);
@@ -237,6 +239,58 @@ static void a_rank_that_missed_an_update_does_not_go_its_own_way(void **state) {
     }
 }
 
+/* The update in which pruning comes into force, heard of by one rank alone: for one update their batches
+ * differ, and from the next on they are the same again; nobody waits longer than the deadlines say. */
+static void a_rank_that_missed_the_switch_follows_one_update_later(void **state) {
+    (void)state;
+    play *whole = run_play(false, 0);
+    int32_t first = 0;
+    while (first < UPDATES && !whole->strategies[first][0].prune) {
+        first++;
+    }
+    assert_true(first > 2 && first < UPDATES - 2);
+    play *on = run_play(false, 4 * (uint64_t)first + 3);
+    assert_false(on->strategies[first][0].prune);
+    assert_true(on->strategies[first][1].prune);
+    for (int u = first + 1; u < UPDATES; u++) {
+        assert_true(same(&on->strategies[u][0], &on->strategies[u][1]));
+    }
+    assert_true(on->strategies[first + 1][0].prune);
+    /* 60 s at the outcomes, 10 s at the probe, 10 s at the first decision behind */
+    const double longer = on->ended_seconds[1] - whole->ended_seconds[1];
+    assert_true(longer < 90.0);
+    free(whole);
+    free(on);
+}
+
+/* The host orders rows in a way that is not known: nothing is learned, and looking is bounded all the same.
+ */
+static void an_update_that_is_not_matched_bounds_exploration(void **state) {
+    (void)state;
+    stages_job j = {0};
+    test_clock clock;
+    test_clock_init(&clock);
+    stages_open(&j, LEARNS);
+    j.session->clock = &clock.clock;
+    for (int i = 0; i < 24; i++) {
+        int32_t counts[STAGES_LOOKS_MAX] = {0};
+        report_seconds(stages_roll(&j, counts), 60.0);
+        const double odd[STAGES_ROWS + 1] = {0};
+        double advantages[STAGES_ROWS + 1];
+        const int64_t groups[STAGES_ROWS + 1] = {0};
+        const ga_update_options options = {.size = sizeof options,
+            .count = STAGES_ROWS + 1,
+            .groups = groups,
+            .rewards = odd,
+            .host_advantages = odd,
+            .prunable = 1};
+        assert_int_equal(ga_update_end(j.session, &options, advantages, NULL), GA_ERR_DATA);
+        clock.now_seconds += 1.0;
+    }
+    assert_true(j.session->strategy.explore_share < 0.1);
+    stages_close(&j);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_learns_then_prunes),
@@ -244,6 +298,8 @@ int main(void) {
         cmocka_unit_test(two_ranks_come_to_the_same_verdict),
         cmocka_unit_test(shared_states_are_refused_by_all),
         cmocka_unit_test(a_rank_that_missed_an_update_does_not_go_its_own_way),
+        cmocka_unit_test(a_rank_that_missed_the_switch_follows_one_update_later),
+        cmocka_unit_test(an_update_that_is_not_matched_bounds_exploration),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,6 +36,7 @@ typedef struct job {
     uint32_t update;
     uint64_t batch;
     int64_t looked_rows, rows, kept_rows;
+    bool rests; /* no batch is looked at while nothing is pruned */
     int32_t switches;
     char lines[4][512]; /* the first ones */
     int32_t line_count;
@@ -125,7 +126,7 @@ static void roll_rows(job *j, ga_outcome *rows) {
 }
 
 static void look_everywhere(job *j, ga_outcome *rows) {
-    const bool looks = ga_random_uniform(&j->random) < j->strategy.explore_share;
+    const bool looks = ga_random_uniform(&j->random) < j->strategy.explore_share && !j->rests;
     for (int32_t i = 0; i < BATCH_ROWS; i++) {
         rows[i].observed = looks;
         j->looked_rows += looks * CANDIDATES;
@@ -452,6 +453,115 @@ static void racing_is_turned_on_and_off(void **state) {
     close_job(&j);
 }
 
+/* The same measurement judged again is no repetition. */
+static void patience_needs_news(void **state) {
+    (void)state;
+    job j;
+    open_job(&j, options_of(GA_WATCH_AUTO), 40);
+    for (int i = 0; i < 200 && !(j.report.verdict.answer == GA_GUARD_PAYS && i > 0); i++) {
+        update(&j);
+    }
+    assert_int_equal(j.report.verdict.answer, GA_GUARD_PAYS);
+    assert_false(j.strategy.prune);
+    j.rests = true;
+    assert_int_equal(updates_until(&j, true, 50), -1);
+    assert_int_equal(j.report.verdict.answer, GA_GUARD_PAYS);
+    j.rests = false;
+    assert_true(updates_until(&j, true, 100) > 0);
+    close_job(&j);
+}
+
+/* What an older probe was worth is forgotten once the newer one has been measured: the window holds 128 parts
+ * of three a batch, and does not need to be new. */
+static void another_probe_is_judged_by_its_own_predictions(void **state) {
+    (void)state;
+    ga_watch_options options = options_of(GA_WATCH_SHADOW); /* every batch is looked at */
+    options.step_open = options.keep_open = false;
+    job j;
+    open_job(&j, options, 41);
+    for (int i = 0; i < 60; i++) {
+        update(&j);
+    }
+    const double good = j.report.energy.snr2;
+    j.probe_version = 2;
+    memset(j.rho, 0, sizeof j.rho);
+    j.claimed = 0.6;
+    for (int i = 0; i < 8; i++) { /* 48 of the 128 parts */
+        update(&j);
+    }
+    assert_true(j.report.energy.snr2 < good - 0.05);
+    assert_true(j.report.energy.snr2 < 0.6);
+    close_job(&j);
+}
+
+/* A probe that failed inside the pause between trainings is replaced after it. */
+static void a_wish_for_a_training_is_not_lost(void **state) {
+    (void)state;
+    job j;
+    open_job(&j, options_of(GA_WATCH_AUTO), 42);
+    assert_true(updates_until(&j, true, 200) > 0);
+    j.scores = (ga_drift){0.4, 0.2, 300};
+    for (int i = 0; i < 40 && !j.report.wants_training; i++) {
+        update(&j);
+    }
+    assert_true(j.report.wants_training); /* and now there is a pause */
+    j.scores = (ga_drift){NAN, NAN, 0};
+    memset(j.rho, 0, sizeof j.rho);
+    j.claimed = 0.7;
+    int32_t asked = 0;
+    for (int i = 0; i < 60; i++) {
+        update(&j);
+        asked += j.report.wants_training;
+        assert_true(!j.report.wants_training ||
+                    strcmp(j.report.training_reason, "predictions no longer order rewards") == 0);
+    }
+    assert_true(asked >= 1 && asked <= 3);
+    j.probe_version = 2;
+    for (int i = 0; i < 40; i++) {
+        update(&j);
+        assert_false(j.report.wants_training);
+    }
+    close_job(&j);
+}
+
+/* In audited batches of racing runs the last survivors are measured: the window does not stay as it was. */
+static void racing_is_measured_while_it_prunes(void **state) {
+    (void)state;
+    ga_watch_options options = options_of(GA_WATCH_PRUNE);
+    options.step_open = options.keep_open = false;
+    options.plan.audit_share = 0.3;
+    options.told = (ga_strategy){
+        .prune = true, .stage_count = 2, .candidate = {1, 3}, .keep = {0.7, 0.4}, .explore_share = 1.0};
+    job j;
+    open_job(&j, options, 43);
+    for (int i = 0; i < 60; i++) {
+        update(&j);
+    }
+    assert_true(j.report.parts > 40);
+    assert_true(j.report.energy.snr2 > 0.4 && j.report.energy.snr2 < 1.0);
+    assert_true(isfinite(j.report.lost_share));
+    close_job(&j);
+}
+
+/* What the run does with its kept rows is judged. */
+static void the_second_stage_is_judged(void **state) {
+    (void)state;
+    double worth[2];
+    for (int i = 0; i < 2; i++) {
+        ga_watch_options options = options_of(GA_WATCH_SHADOW);
+        options.step_open = options.keep_open = false;
+        options.train_share = i == 0 ? 1.0 : 0.5;
+        job j;
+        open_job(&j, options, 44);
+        for (int u = 0; u < 40; u++) {
+            update(&j);
+        }
+        worth[i] = j.report.energy.snr2;
+        close_job(&j);
+    }
+    assert_true(worth[1] < worth[0] - 0.02); /* half of the kept rows train: less signal */
+}
+
 static void equal_figures_give_equal_verdicts(void **state) {
     (void)state;
     job a, b;
@@ -516,6 +626,11 @@ int main(void) {
         cmocka_unit_test(without_seconds_nothing_is_known),
         cmocka_unit_test(mode_prune_does_as_told_and_warns_once),
         cmocka_unit_test(racing_is_turned_on_and_off),
+        cmocka_unit_test(patience_needs_news),
+        cmocka_unit_test(another_probe_is_judged_by_its_own_predictions),
+        cmocka_unit_test(a_wish_for_a_training_is_not_lost),
+        cmocka_unit_test(racing_is_measured_while_it_prunes),
+        cmocka_unit_test(the_second_stage_is_judged),
         cmocka_unit_test(equal_figures_give_equal_verdicts),
         cmocka_unit_test(wrong_arguments_are_refused),
     };
