@@ -77,6 +77,13 @@ static ga_status check_decisions(const ga_config *config, ga_error *error) {
         return refuse(config, "decision.keep", error,
             "one share for %d decision steps; write a list, such as [0.75, 0.4]", (int)steps);
     }
+    if (config->mode == GA_CONFIG_MODE_AUTO && steps > 1 && keep->count != steps) {
+        return refuse(config, "decision.keep", error,
+            "mode auto weighs %d decision steps as they are given, on or off; write a share for each, such "
+            "as "
+            "[0.75, 0.4], or one step",
+            (int)steps);
+    }
     for (int32_t i = 1; i < keep->count; i++) {
         if (keep->values[i] > keep->values[i - 1]) {
             return refuse(config, "decision.keep", error,
