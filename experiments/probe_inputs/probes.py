@@ -88,7 +88,8 @@ def wanted(place: Path, config: dict) -> list[Probe]:
                 add(sampler, step, name, [name], network=False)
             if sampler is home:
                 add(sampler, step, "features", FEATURES, True, relabels)
-            add(sampler, step, "joined", (*FEATURES, join_of(sampler, step)), True, relabels)
+            if "trained_on" not in sampler or join_of(sampler, step) == join_of(home, step):
+                add(sampler, step, "joined", (*FEATURES, join_of(sampler, step)), True, relabels)
     for step in config["distilled"]["steps"]:
         add(home, step, "distilled+features", ("attention", *FEATURES, "distilled"), True, distilled=True)
     step = config["main_step"]
