@@ -86,6 +86,36 @@ static void an_expensive_preview_is_refused(void **state) {
     stages_close(&j);
 }
 
+/* A host whose forward takes as long for few rows as for many, and trains on all rows alike: pruning is
+ * tried, found to save nothing, and left alone, but for another try now and then. */
+static void a_host_that_gets_no_faster_is_not_pruned(void **state) {
+    (void)state;
+    stages_job j = {0};
+    test_clock clock;
+    test_clock_init(&clock);
+    stages_open(&j, LEARNS);
+    j.session->clock = &clock.clock;
+    int32_t pruned = 0, tried = 0;
+    for (int i = 0; i < UPDATES; i++) {
+        int32_t counts[STAGES_LOOKS_MAX] = {0};
+        tried += j.session->strategy.prune;
+        for (int b = 0; b < BATCHES; b++) {
+            ga_batch *batch = stages_roll(&j, counts);
+            assert_int_equal(ga_batch_seconds(batch, 0, 0.01 * STAGES_ROWS * STAGES_STEPS), GA_OK);
+            assert_int_equal(
+                ga_batch_seconds(batch, 1, 0.001 * (double)ga_batch_rows_observed(batch)), GA_OK);
+        }
+        end_update(&j);
+        clock.now_seconds += 2.0;
+        pruned += i >= UPDATES / 2 && j.session->strategy.prune;
+    }
+    assert_true(tried > 0 && tried <= 16);
+    assert_int_equal(pruned, 0);
+    assert_string_equal(j.session->metrics.guard.answer, "costs more");
+    assert_true(j.session->metrics.guard.seconds.forward > 0.3 * 0.01);
+    stages_close(&j);
+}
+
 /* ---- two ranks ---- */
 
 typedef struct play {
@@ -295,6 +325,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(it_learns_then_prunes),
         cmocka_unit_test(an_expensive_preview_is_refused),
+        cmocka_unit_test(a_host_that_gets_no_faster_is_not_pruned),
         cmocka_unit_test(two_ranks_come_to_the_same_verdict),
         cmocka_unit_test(shared_states_are_refused_by_all),
         cmocka_unit_test(a_rank_that_missed_an_update_does_not_go_its_own_way),

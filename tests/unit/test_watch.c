@@ -477,6 +477,7 @@ static void another_probe_is_judged_by_its_own_predictions(void **state) {
     (void)state;
     ga_watch_options options = options_of(GA_WATCH_SHADOW); /* every batch is looked at */
     options.step_open = options.keep_open = false;
+    options.told.candidate[0] = 3;
     job j;
     open_job(&j, options, 41);
     for (int i = 0; i < 60; i++) {
