@@ -109,18 +109,18 @@ def gains(judged: list, config: dict) -> list:
     """Each joined probe against the best single signal that costs at most as much (2 % more allowed), paired over groups."""
     found = []
     for one in judged:
-        singles = [(row, score) for row, score in one.rows if "probe" not in row]
+        singles = [(row, score) for row, score in one.rows if len(row["inputs"]) == 1]
         for row, score in one.rows:
-            if row.get("probe") not in ("joined", "distilled+features"):
+            if row.get("probe") not in ("features", "joined", "distilled+features"):
                 continue
             rivals = [pair for pair in singles if pair[0]["cost_rollout_fraction"] <= row["cost_rollout_fraction"] + 0.005]
             if not rivals:
                 continue
             best, rival = max(rivals, key=lambda pair: pair[0]["within_spearman"])
             found.append({
-                "sampler": one.sampler["name"], "step": row["step"], "inputs": row["inputs"],
+                "sampler": one.sampler["name"], "step": row["step"], "probe": row["probe"], "inputs": row["inputs"],
                 "cost_rollout_fraction": row["cost_rollout_fraction"], "joined": row["within_spearman"],
-                "best_single": {key: best.get(key) for key in ("inputs", "step", "decoder", "lookahead_steps",
+                "best_single": {key: best.get(key) for key in ("inputs", "probe", "step", "decoder", "lookahead_steps",
                                                                "within_spearman", "cost_rollout_fraction")},
                 **judge.difference(score, rival, one.reward, config["group_size"], config["resamples"], config["seed"]),
             })
