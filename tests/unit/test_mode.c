@@ -116,6 +116,41 @@ static void a_host_that_gets_no_faster_is_not_pruned(void **state) {
     stages_close(&j);
 }
 
+/* A shared machine: seconds jump by a third, and now and then by ten. What pays goes on. */
+static void noisy_seconds_do_not_flap(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        stages_job j = {0};
+        test_clock clock;
+        test_clock_init(&clock);
+        stages_open(&j, LEARNS);
+        j.session->clock = &clock.clock;
+        ga_random random = test_random(50 + seed);
+        int32_t switches = 0, pruned = 0;
+        for (int i = 0; i < UPDATES; i++) {
+            int32_t counts[STAGES_LOOKS_MAX] = {0}, kept = 0;
+            const bool prunes = j.session->strategy.prune;
+            for (int b = 0; b < BATCHES; b++) {
+                const double jump = ga_random_uniform(&random) < 0.05 ? 10 : 1;
+                const double step = 0.01 * jump * exp(0.3 * ga_random_normal(&random));
+                ga_batch *batch = stages_roll(&j, counts);
+                (void)ga_batch_seconds(batch, 0, step * (double)ga_batch_row_steps(batch));
+                (void)ga_batch_seconds(batch, 1, 0.1 * step * (double)ga_batch_rows_observed(batch));
+                (void)ga_batch_seconds(batch, 2, step * batch->kept_count);
+                kept += batch->kept_count;
+            }
+            end_update(&j);
+            clock.now_seconds += 0.1 * kept * exp(0.3 * ga_random_normal(&random)) + (i % 10 == 0 ? 30 : 0);
+            switches += j.session->strategy.prune != prunes;
+            pruned += j.session->strategy.prune;
+        }
+        print_message("seed %d: %d switches, %d pruned of %d\n", (int)seed, switches, pruned, UPDATES);
+        assert_true(switches >= 1 && switches <= 3);
+        assert_true(pruned > UPDATES / 2);
+        stages_close(&j);
+    }
+}
+
 /* ---- two ranks ---- */
 
 typedef struct play {
@@ -326,6 +361,7 @@ int main(void) {
         cmocka_unit_test(it_learns_then_prunes),
         cmocka_unit_test(an_expensive_preview_is_refused),
         cmocka_unit_test(a_host_that_gets_no_faster_is_not_pruned),
+        cmocka_unit_test(noisy_seconds_do_not_flap),
         cmocka_unit_test(two_ranks_come_to_the_same_verdict),
         cmocka_unit_test(shared_states_are_refused_by_all),
         cmocka_unit_test(a_rank_that_missed_an_update_does_not_go_its_own_way),
