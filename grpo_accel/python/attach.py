@@ -196,7 +196,10 @@ class Runtime:
             rollout = None
             try:
                 arguments = seams.call_arguments(signature, pipeline, args, kwargs)
-                active = seams.is_rollout(arguments) and self.is_active()
+                rolls = seams.is_rollout(arguments)
+                if rolls:  # followed or not: what the tracker is asked next is about other rows
+                    self.ended_update = None
+                active = rolls and self.is_active()
                 taps = self.taps_of(pipeline) if active else None
                 if taps is not None:
                     prompts, metadata = self._prompts_of_batch(arguments)
@@ -206,6 +209,7 @@ class Runtime:
                     else:
                         rollout = Rollout(self, taps, pipeline, prompts, metadata, seams.noise_window(arguments))
             except Exception as error:  # a fork's call that looks like none we know still is the host's call
+                self.ended_update = None
                 self.degrade("a batch could not be followed, so it is not accelerated", error)
                 self.session.missed_batch()
             if rollout is None:
@@ -240,6 +244,7 @@ class Runtime:
         """This host does not work as flow-grpo does: from here on everything passes through."""
         self.warn_once("host", f"{why}; nothing is observed from here on")
         self._gave_up = True
+        self.ended_update = None
         for rollout in list(self.open_rollouts):
             self._forget(rollout)
         self._by_images.clear()

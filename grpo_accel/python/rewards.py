@@ -123,9 +123,22 @@ class EndedUpdate:
     def __init__(self, prompts: Any, rollouts: list) -> None:
         self._prompts = np.array(prompts)
         self._blocks = [(rollout.rows, rollout.stopped()) for rollout in rollouts]
+        self.told = False  # has the session been told of its end?
 
     def is_of(self, prompts: Any) -> bool:
         return np.array_equal(np.asarray(prompts), self._prompts)
+
+    def end_unmatched(self, runtime: Any) -> None:
+        """Ends the session's update without the host's rows: other ranks wait for this one, and batches must end.
+
+        No rank has so many rows as are told here, so all of them use the host's own advantages.
+        """
+        self.told = True
+        nothing = np.full(1 + runtime.world_size * sum(rows for rows, _ in self._blocks), np.nan)
+        try:
+            runtime.session.end_update(np.zeros(len(nothing)), nothing, nothing, 0, True, runtime.open_batches())
+        except Exception as error:
+            runtime.degrade("an update was ended without the host's rows", error)
 
     def with_zeros(self, runtime: Any, advantages: Any) -> Any:
         """The host's own advantages, and 0 for this rank's stopped rows: its part of the rows is a block of its own."""
@@ -145,7 +158,7 @@ def wrap_tracker_update(runtime, update):
     """PerPromptStatTracker.update(prompts, rewards[N, T'] or [N], type) → advantages of the same shape.
 
     The first call after rollouts ends their update. Further calls with the same prompts ask about the same rows under
-    other rewards: some hosts call once for each scorer, with a tracker for each.
+    other rewards, until the host rolls out again: some hosts call once for each scorer, with a tracker for each.
     """
 
     @functools.wraps(update)
@@ -157,11 +170,14 @@ def wrap_tracker_update(runtime, update):
         elif runtime.ended_update is None or not runtime.ended_update.is_of(prompts):
             return advantages
         kind = kwargs.get("type", args[0] if args else "grpo")
+        ended = runtime.ended_update
         try:
             return _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind, first)
         except Exception as error:
             runtime.degrade("advantages could not be computed over whole groups", error)
-            return runtime.ended_update.with_zeros(runtime, advantages)
+            if first and not ended.told:
+                ended.end_unmatched(runtime)
+            return ended.with_zeros(runtime, advantages)
         finally:
             if first:
                 runtime.update_ended(prompts, rewards)
@@ -194,6 +210,7 @@ def _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind
     host_std = 0 if getattr(tracker, "global_std", False) else 1
     arguments = groups, columns[:, 0], host_columns[:, 0], host_std, prunable
     if first:
+        runtime.ended_update.told = True
         whole = runtime.session.end_update(*arguments, runtime.open_batches())
     else:
         whole = runtime.session.advantages_again(*arguments)

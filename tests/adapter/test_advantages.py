@@ -182,3 +182,53 @@ def test_steps_before_the_decision_are_true_for_stopped_rows(pipeline, attach):
     for step in range(STEP):
         assert (our_log_probs[step][stopped] == log_probs[step][stopped]).all(), step
     assert (our_states[STEP + 1][stopped] != states[STEP + 1][stopped]).any(), "the decision's own step is not theirs"
+
+
+def test_an_update_that_nobody_followed_is_the_hosts_own(pipeline, attach):
+    """Once everything passes through, an update with the last one's prompts is not taken for a further call of it."""
+    attachment = attach()
+    host = Host(pipeline)
+    host.update(host.roll()["avg"])
+    rewards = host.roll()["avg"]
+    assert not kept_of(attachment).all()
+    host.update(rewards)
+    attachment._give_up("a test says so")
+    rewards = host.roll()["avg"]
+    assert attachment.open_rollouts == []
+    assert (host.update(rewards) == host.own(rewards)).all()
+
+
+def test_a_session_that_passes_through_leaves_new_updates_alone(pipeline, attach, monkeypatch):
+    attachment = attach()
+    host = Host(pipeline)
+    host.update(host.roll()["avg"])
+    rewards = host.roll()["avg"]
+    stopped = ~kept_of(attachment)
+    assert stopped.any() and (host.update(rewards)[stopped] == 0).all()
+    monkeypatch.setattr(attachment, "is_active", lambda: False)
+    rewards = host.roll()["avg"]
+    assert (host.update(rewards) == host.own(rewards)).all()
+
+
+def test_an_update_ends_whatever_fails(pipeline, attach, monkeypatch, capfd):
+    """Our part of the tracker fails before the session hears of it: batches end, and the next update is as ever."""
+    from grpo_accel import rewards as ours
+
+    attachment = attach()
+    host = Host(pipeline)
+    host.update(host.roll()["avg"])
+    with monkeypatch.context() as patched:
+        def fail(*_):
+            raise RuntimeError("a test says so")
+
+        patched.setattr(ours, "_is_prunable", fail)
+        rewards = host.roll()["avg"]
+        kept = kept_of(attachment)
+        assert (host.update(rewards) == np.where(kept, host.own(rewards), 0.0)).all()
+    assert attachment.session.info().updates == 2
+    assert "a test says so" in capfd.readouterr().err
+    rewards = host.roll()["avg"]
+    kept = kept_of(attachment)
+    assert kept.sum() == ROWS // 2
+    advantages = host.update(rewards)
+    assert (advantages[~kept] == 0).all() and (advantages != host.own(rewards)).any()
