@@ -33,7 +33,7 @@ typedef struct ga_seconds {
     double step;    /* one denoising step of one row: the part that a stopped row saves */
     double forward; /* one denoising step, for each begun row, whether or not it still runs */
     double signal[GA_CANDIDATES_MAX]; /* looking at one row, at each candidate step */
-    double reward;                    /* decoding and scoring a row that ran to its end */
+    double reward;                    /* decoding and scoring a row that ran to its end, as serial time */
     double train;                     /* training on a row */
     double fixed; /* a row that is begun, whatever becomes of it: what the host does beside these */
     double own;   /* our own work for a row that is begun, signals not counted */

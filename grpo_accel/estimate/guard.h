@@ -81,8 +81,10 @@ void ga_trend_add(ga_trend *trend, const ga_agreement *update);
 /*
  * Have predictions stopped telling rows apart? Over the newest 1, 2, 4, … 32 updates: is the upper bound of ρ
  * below rho_min anywhere, each bound at a confidence that leaves 1 − confidence for all of them (Bonferroni)?
- * figures_out: of the window that says so, else of the whole trend. A probe that turns to noise is found as
- * soon as a window of w updates lies behind the change with about z²/ρ_min² kept rows in it.
+ * The confidence is that of one update's look, not of a run: a correlation that stays above rho_min by little
+ * is doubted now and then, and the patience of the caller is what keeps that from counting. figures_out: of
+ * the window that says so, else of the whole trend. A probe that turns to noise is found as soon as a window
+ * of w updates lies behind the change with about z²/ρ_min² kept rows in it.
  */
 bool ga_trend_has_ended(
     const ga_trend *trend, double rho_min, double confidence, ga_agreement_figures *figures_out);

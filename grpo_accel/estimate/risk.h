@@ -7,12 +7,19 @@
  *     (n/(n+1))·R̂_n + 1/(n+1) ≤ α
  *
  * has expected loss ≤ α on the next row. Here a loss is 1 where a truly extreme row is stopped; rows are
- * audited ones, weighted by 1/π, n is the weights' effective number (Kish 1965) (Σw)²/Σw².
+ * audited ones, weighted by 1/π, n is an effective number (Kish 1965) (Σw)²/Σw², w the weight of a unit: a
+ * row, or the rows of a group together where the caller sums `squares` so.
  *
  * The policy moves, so a window of the newest rows is not exchangeable with the next. Therefore α is steered
  * by what happens (Gibbs, Candès, "Adaptive conformal inference under distribution shift", NeurIPS 2021): the
- * level that is used moves by γ(α − loss) with each new loss, so that over any T losses the mean loss is
- * within (1 + γ)/(γT) of α whatever the drift, as long as some pruning of the ladder loses nothing.
+ * level that is used moves by γ(α − loss) with each new loss. Where every step chooses by the level in use
+ * from a ladder of nested prunings of which one loses nothing, the mean loss over any T losses is within (1 +
+ * γ)/(γT) of α whatever the drift.
+ *
+ * The session keeps to the formulas and not to all of these conditions, so there it is a rule that steers
+ * towards α, and no guarantee: its options (steps and shares) are not nested and the best of many is taken, a
+ * change waits for guard.patience_updates, the rows of a batch depend on one another, and extremes are those
+ * of a batch's known rows.
  *
  * Not collective; no state but the caller's.
  */
