@@ -89,12 +89,12 @@ class Judged:
                              inputs=probe.inputs)
         log = f"train_{(probe.same_as or probe.name).replace('/', '_')}.log"
         train = json.loads(_last_json(probe.place / "logs" / log))
-        more = {"probe": probe.name.split("/")[1], "kind": train.get("kind"), "relabels": probe.settings["training"]["relabels"]}
+        more = {"probe": probe.name.split("/")[1], "kind": train["chosen"], "relabels": probe.settings["training"]["relabels"]}
         if guess:
             more["decoder"] = "tiny"
         if looks:
             more["lookahead_steps"] = looks
-        trained = int(train.get("trained_rows", 0))
+        trained = train["train_rows"] + train["held_rows"]  # the held ones choose among candidates and end the training
         self.add(read_predictions(probe.predictions), step, list(probe.inputs), cost, trained, **more)
 
 
