@@ -548,7 +548,8 @@ static void update_steps(ga_world **world, void *user) {
             .probe_version_ready = rank == 1 ? 7 : 8,
             .flags = 0,
             .figures = {(float)rank, rank == 1 ? 2.5F : NAN, NAN},
-            .counts = {1, [GA_UPDATE_COUNTS - 1] = (uint16_t)rank}};
+            .counts = {1, [GA_UPDATE_COUNTS - 1] = (uint16_t)rank},
+            .note = {(unsigned char)(40 + rank), [GA_UPDATE_NOTE_BYTES - 1] = 9}};
         kept->status = ga_exchange_update(*world, &header, rows, 600, all, &kept->report, &kept->error);
         if (kept->status == GA_OK) {
             kept->seconds = all[2 * (ga_world_size(*world) - 1) + 1].reward;
@@ -573,6 +574,8 @@ static void an_update_tells_what_all_kept(void **state) {
         assert_true(kept->report.figure_max[1] == 2.5F); /* only one knows */
         assert_true(isnan(kept->report.figure_max[2]));
         assert_int_equal(kept->report.count_sum[0], 4);
+        assert_int_equal(kept->report.first_note[0], 40); /* rank 0's, on all */
+        assert_int_equal(kept->report.first_note[GA_UPDATE_NOTE_BYTES - 1], 9);
         assert_int_equal(kept->report.count_sum[GA_UPDATE_COUNTS - 1], 0 + 1 + 2 + 3);
         assert_int_equal(kept->late.count, 1);
         assert_int_equal(on->notes[1][rank].status, GA_ERR_MISMATCH);

@@ -390,6 +390,41 @@ static void a_probe_for_one_step_does_not_race(void **state) {
     test_folder_remove(maker.folder);
 }
 
+/* The newest rows were pruned at one step: the window grows until the others were seen, too, and without them
+ * there would be no probe, as below. */
+static void a_training_sees_every_step_that_its_probe_is_for(void **state) {
+    (void)state;
+    stages_job j = {0};
+    int32_t counts[STAGES_LOOKS_MAX] = {0};
+    stages_open(&j, "mode: shadow\ndecision: {step: [2, 3, 4]}\nprobe: {inputs: [preview]}\n"
+                    "retrain: {every_updates: 36, window_rows: 96, background: false}\n");
+    for (int i = 0; i < 38; i++) {
+        j.session->strategy.prune = i >= 12 && i < 36;
+        j.session->strategy.stage_count = 1;
+        j.session->strategy.candidate[0] = 0;
+        stages_update(&j, counts);
+    }
+    assert_non_null(j.session->probe);
+    stages_close(&j);
+}
+
+/* Where the record never saw a step often enough there is no probe that claims it. */
+static void a_step_that_was_never_seen_gives_no_probe(void **state) {
+    (void)state;
+    stages_job j = {0};
+    int32_t counts[STAGES_LOOKS_MAX] = {0};
+    stages_open(&j, "mode: shadow\ndecision: {step: [2, 3, 4]}\nprobe: {inputs: [preview]}\n"
+                    "retrain: {every_updates: 24, window_rows: 96, background: false}\n");
+    for (int i = 0; i < 26; i++) {
+        j.session->strategy.prune = i >= 2 && i < 24;
+        j.session->strategy.stage_count = 1;
+        j.session->strategy.candidate[0] = 0;
+        stages_update(&j, counts);
+    }
+    assert_null(j.session->probe);
+    stages_close(&j);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_update_looks_and_stops_nothing),
@@ -404,6 +439,8 @@ int main(void) {
         cmocka_unit_test(racing_keeps_the_extremes),
         cmocka_unit_test(the_product_is_the_chance_to_be_kept),
         cmocka_unit_test(a_probe_for_one_step_does_not_race),
+        cmocka_unit_test(a_training_sees_every_step_that_its_probe_is_for),
+        cmocka_unit_test(a_step_that_was_never_seen_gives_no_probe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
