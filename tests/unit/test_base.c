@@ -167,7 +167,7 @@ static void clock_goes_forward(void **state) {
 static void wire_sizes(void **state) {
     (void)state;
     assert_int_equal(sizeof(ga_candidate), 24);
-    assert_int_equal(sizeof(ga_outcome), 48);
+    assert_int_equal(sizeof(ga_outcome), 64);
     assert_int_equal(sizeof(ga_tensor), 8 + 2 * 8 * GA_TENSOR_DIMS_MAX + 4 * 4 + 8);
 }
 
