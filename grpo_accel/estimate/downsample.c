@@ -26,9 +26,9 @@ static int compare_entries(const void *left, const void *right) {
 }
 
 /* Where the entries end that are of the same rank as `first`. */
-static int32_t end_of_rank(const entry *entries, int32_t used, int32_t first) {
+static int32_t end_of_rank(const entry *entries, int32_t count, int32_t first) {
     int32_t end = first;
-    while (end < used && entries[end].rank == entries[first].rank) {
+    while (end < count && entries[end].rank == entries[first].rank) {
         end++;
     }
     return end;
@@ -36,9 +36,21 @@ static int32_t end_of_rank(const entry *entries, int32_t used, int32_t first) {
 
 /* Rows that each rank trains, `smallest` being the smallest number that a rank has. */
 static int32_t rows_to_train(const ga_downsample_options *options, int32_t smallest) {
-    const double multiples = floor(options->share * smallest / options->multiple + 0.5);
-    const int32_t wanted = (int32_t)fmax(1, multiples) * options->multiple;
-    return wanted < smallest ? wanted : smallest;
+    const int32_t whole = smallest / options->multiple; /* multiples that every rank has */
+    if (whole < 1) {
+        return smallest;
+    }
+    const double wanted = floor(options->share * smallest / options->multiple + 0.5);
+    return (int32_t)fmin(whole, fmax(1, wanted)) * options->multiple;
+}
+
+/* How many of the entries first … end − 1, the largest first, have an advantage. */
+static int32_t count_trainable(const entry *entries, int32_t first, int32_t end) {
+    int32_t count = 0;
+    while (first + count < end && entries[first + count].value > 0) {
+        count++;
+    }
+    return count;
 }
 
 ga_status ga_downsample_advantages(const ga_downsample_options *options, const ga_outcome *outcomes,
@@ -52,20 +64,19 @@ ga_status ga_downsample_advantages(const ga_downsample_options *options, const g
     if (entries == NULL) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory to down-sample %d rows", (int)count);
     }
-    int32_t used = 0, smallest = count;
+    int32_t smallest = count;
     for (int32_t i = 0; i < count; i++) {
-        if (advantage[i] != 0) {
-            entries[used++] = (entry){outcomes[i].rank, outcomes[i].index, i, fabs(advantage[i])};
-        }
+        entries[i] = (entry){outcomes[i].rank, outcomes[i].index, i, fabs(advantage[i])};
     }
-    qsort(entries, ga_size(used), sizeof *entries, compare_entries);
-    for (int32_t first = 0, end; first < used; first = end) {
-        end = end_of_rank(entries, used, first);
-        smallest = end - first < smallest ? end - first : smallest;
+    qsort(entries, ga_size(count), sizeof *entries, compare_entries);
+    for (int32_t first = 0, end; first < count; first = end) {
+        end = end_of_rank(entries, count, first);
+        const int32_t trainable = count_trainable(entries, first, end);
+        smallest = trainable < smallest ? trainable : smallest;
     }
     const int32_t trained = rows_to_train(options, smallest);
-    for (int32_t first = 0, end; first < used; first = end) {
-        end = end_of_rank(entries, used, first);
+    for (int32_t first = 0, end; first < count && trained > 0; first = end) {
+        end = end_of_rank(entries, count, first);
         for (int32_t i = first + trained; i < end; i++) {
             advantage[entries[i].input] = 0;
         }

@@ -22,9 +22,12 @@ typedef struct ga_downsample_options {
 /*
  * Sets advantage[i] to exactly 0 for the rows that don't train; outcomes[count] say of which rank a row is.
  * Every rank keeps as many rows as any other, so that none waits: share · (the smallest number of rows with
- * an advantage that a rank has), rounded to a multiple, at least one multiple where there are so many. Rows
- * with advantage 0 don't count. Ties go to the earlier row of the rank, so the result doesn't depend on the
- * order of the outcomes. trained_out, of each rank, may be NULL.
+ * an advantage that a rank has), rounded to a multiple, at least one multiple where there are so many, and
+ * never more multiples than that rank has whole. Where it has fewer rows than one multiple, all of them. Rows
+ * with advantage 0 don't count. Ranks are those of the outcomes: where one of them has no row with an
+ * advantage, equal counts could only be 0 and would cost the update, so nothing is changed, the host trains
+ * what it would without a second stage, and trained_out is 0. Ties go to the earlier row of the rank, so the
+ * result doesn't depend on the order of the outcomes. trained_out, of each rank, may be NULL.
  *
  * Not collective; any thread with its own arena. On failure nothing is changed. GA_ERR_ARGUMENT,
  * GA_ERR_MEMORY.

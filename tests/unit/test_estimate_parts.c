@@ -194,6 +194,31 @@ static void the_largest_advantages_train(void **state) {
     ga_arena_destroy(&arena);
 }
 
+/* Seven rows a rank in batches of four: four train, however near seven the share comes. */
+static void downsampling_gives_whole_multiples(void **state) {
+    (void)state;
+    enum { EACH = 7 };
+    ga_arena *arena = ga_arena_create(0);
+    const double shares[] = {0.01, 0.5, 0.95, 1};
+    for (int k = 0; k < 4; k++) {
+        ga_outcome rows[2 * EACH] = {{0}};
+        double advantage[2 * EACH];
+        int32_t trained = -1, left[2] = {0};
+        for (int32_t i = 0; i < 2 * EACH; i++) {
+            rows[i].rank = i / EACH;
+            rows[i].index = i % EACH;
+            advantage[i] = i + 1;
+        }
+        const ga_downsample_options options = {.share = shares[k], .multiple = 4};
+        test_ok(ga_downsample_advantages(&options, rows, 2 * EACH, arena, advantage, &trained, NULL), NULL);
+        for (int32_t i = 0; i < 2 * EACH; i++) {
+            left[rows[i].rank] += advantage[i] != 0;
+        }
+        assert_true(trained == 4 && left[0] == 4 && left[1] == 4);
+    }
+    ga_arena_destroy(&arena);
+}
+
 static void downsampling_at_its_edges(void **state) {
     (void)state;
     ga_arena *arena = ga_arena_create(0);
@@ -228,6 +253,10 @@ static void downsampling_at_its_edges(void **state) {
     double none[6] = {0};
     test_ok(ga_downsample_advantages(&options, rows, 6, arena, none, NULL, NULL), NULL);
     test_ok(ga_downsample_advantages(&options, NULL, 0, arena, NULL, &trained, NULL), NULL);
+    options = (ga_downsample_options){.share = 0.2, .multiple = 1};
+    double idle[] = {1, 2, 3, 0, 0, 0}; /* equal counts could only be 0: the host's own rows train */
+    test_ok(ga_downsample_advantages(&options, rows, 6, arena, idle, &trained, NULL), NULL);
+    assert_true(trained == 0 && idle[0] == 1 && idle[1] == 2 && idle[2] == 3 && idle[3] == 0);
     const double shares[] = {0, -1, 1.5, (double)NAN};
     for (int i = 0; i < 4; i++) {
         options.share = shares[i];
@@ -343,6 +372,7 @@ int main(void) {
         cmocka_unit_test(alone_among_the_kept),
         cmocka_unit_test(credit_of_pruned_rows),
         cmocka_unit_test(the_largest_advantages_train),
+        cmocka_unit_test(downsampling_gives_whole_multiples),
         cmocka_unit_test(downsampling_at_its_edges),
         cmocka_unit_test(predictions_of_a_multiple),
         cmocka_unit_test(predictions_of_another_reward_help),
