@@ -11,6 +11,7 @@ enum { POINTS_MAX = 16, SETS_MAX = 256, LABEL_BYTES = 64 };
 /* One moment at which a decision can be taken. */
 typedef struct point {
     char name[LABEL_BYTES];
+    uint64_t seed; /* added to the user's */
     double before; /* share of the steps that a row stopped there has run */
     double signal_cost;
     ga_synthetic_signal signal;
@@ -64,7 +65,7 @@ static ga_status read_counts(const ga_call *call, simulating *s, ga_error *error
     GA_TRY(ga_arguments_integer(a, "groups", 1, 100000, s->world.groups, &groups, error));
     GA_TRY(ga_arguments_integer(a, "group-size", 2, 100000, s->world.group_size, &size, error));
     GA_TRY(ga_arguments_integer(a, "ranks", 1, 1 << 20, s->ranks, &ranks, error));
-    GA_TRY(ga_arguments_integer(a, "repeat", 1, 10000, 4, &repeat, error));
+    GA_TRY(ga_arguments_integer(a, "repeat", 1, 10000, s->recipe != NULL ? 1 : 4, &repeat, error));
     s->world.batches = (int32_t)batches;
     s->world.groups = (int32_t)groups;
     s->world.group_size = (int32_t)size;
@@ -121,7 +122,8 @@ static void add_recipe_points(simulating *s) {
     for (int32_t k = 0; k < s->recipe->signal_count; k++) {
         const ga_recipe_signal *from = &s->recipe->signals[k];
         point *p = &s->points[s->point_count++];
-        *p = (point){.before = (double)from->step / s->recipe->steps_total,
+        *p = (point){.seed = from->seed,
+            .before = (double)from->step / s->recipe->steps_total,
             .signal_cost = s->recipe->signal_cost,
             .signal = from->signal};
         (void)snprintf(p->name, sizeof p->name, "%s", from->name);
@@ -222,6 +224,7 @@ static ga_status add_case(simulating *s, const decision_set *set, ga_std_kind st
         c->options.score[k] = k;
         c->shares.before[k] = s->points[set->points[k]].before;
         c->shares.signal[k] = s->points[set->points[k]].signal_cost;
+        c->options.seed = s->world.seed + s->points[set->points[0]].seed;
     }
     return ga_ask_keep_rows(keep, s->rows_per_rank, c->options.keep_per_rank, error);
 }
@@ -307,6 +310,7 @@ static ga_status run_sets(simulating *s, ga_error *error) {
         ga_synthetic world = s->world;
         world.shape = set->shape;
         world.stage_count = set->count;
+        world.seed += s->points[set->points[0]].seed;
         for (int32_t k = 0; k < set->count; k++) {
             world.signal[k] = s->points[set->points[k]].signal;
         }

@@ -8,8 +8,7 @@
 #include "grpo_accel/base/digest.h"
 #include "grpo_accel/whatif/table.h"
 
-enum { CELL_BYTES = 256, COLUMNS_MAX = 1024 };
-static const double WHOLE_MAX = 9007199254740992.0; /* 2^53: doubles below it tell whole numbers apart */
+enum { CELL_BYTES = 4096, COLUMNS_MAX = 1024 };
 
 typedef enum csv_column { GROUP, SCORE, REWARD, BATCH, RANK, SCORE2, SCORE3, COLUMN_COUNT } csv_column;
 static const char *const names[COLUMN_COUNT] = {
@@ -28,15 +27,21 @@ typedef struct reading {
 /* One cell of a line, without quotes and the blanks around it. */
 typedef struct cell {
     char text[CELL_BYTES];
-    int64_t column; /* of its first character, from 1 */
-    bool last;      /* of its line */
+    int64_t line, column; /* of its first character, from 1 */
+    bool cut;             /* the text is not all of it: too long, or with a zero byte */
+    bool last;            /* of its line */
 } cell;
 
-static ga_status refuse(
-    const reading *r, int64_t column, ga_error *error, const char *what, const char *text) {
-    return GA_FAIL(error, GA_ERR_DATA, "%.200s:%lld:%lld: %s%s%.64s%s", r->name, (long long)r->line,
+static ga_status refuse_at(
+    const reading *r, int64_t line, int64_t column, ga_error *error, const char *what, const char *text) {
+    return GA_FAIL(error, GA_ERR_DATA, "%.200s:%lld:%lld: %s%s%.64s%s", r->name, (long long)line,
         (long long)column, what, text != NULL ? ": '" : "", text != NULL ? text : "",
         text != NULL ? "'" : "");
+}
+
+static ga_status refuse(
+    const reading *r, const cell *c, ga_error *error, const char *what, const char *text) {
+    return refuse_at(r, c->line, c->column, error, what, text);
 }
 
 static void trim(cell *c, size_t length) {
@@ -60,10 +65,13 @@ static void pass_end(reading *r, cell *c) {
     }
 }
 
+/* A cell that nobody asks for may hold anything: what can't be kept of it is only noted. */
 static ga_status read_cell(reading *r, cell *c, ga_error *error) {
     size_t length = 0;
     bool quoted = false;
+    c->line = r->line;
     c->column = r->at - r->line_start + 1;
+    c->cut = false;
     for (; r->at < r->end; r->at++) {
         if (*r->at == '"' && (quoted || length == 0)) {
             if (quoted && r->at + 1 < r->end && r->at[1] == '"') {
@@ -75,14 +83,18 @@ static ga_status read_cell(reading *r, cell *c, ga_error *error) {
         } else if (!quoted && (*r->at == ',' || *r->at == '\n')) {
             break;
         }
-        if (*r->at == '\0' || (quoted && *r->at == '\n') || length + 1 >= sizeof c->text) {
-            return refuse(
-                r, c->column, error, "a cell with a zero byte, a line end, or too long to be one", NULL);
+        if (*r->at == '\n') { /* inside quotes: the line goes on in the file's next one */
+            r->line++;
+            r->line_start = r->at + 1;
         }
-        c->text[length++] = *r->at;
+        if (*r->at == '\0' || length + 1 >= sizeof c->text) {
+            c->cut = true;
+        } else {
+            c->text[length++] = *r->at;
+        }
     }
     if (quoted) {
-        return refuse(r, c->column, error, "a quote is not closed", NULL);
+        return refuse(r, c, error, "a quote is not closed", NULL);
     }
     trim(c, length);
     pass_end(r, c);
@@ -102,29 +114,30 @@ static ga_status read_header(reading *r, ga_error *error) {
         r->place[k] = -1;
     }
     begin_line(r);
-    cell c = {.last = false};
+    cell c;
+    c.last = false;
     while (!c.last) {
         GA_TRY(read_cell(r, &c, error));
         for (int k = 0; k < COLUMN_COUNT; k++) {
-            if (strcmp(c.text, names[k]) != 0) {
+            if (c.cut || strcmp(c.text, names[k]) != 0) {
                 continue;
             }
             if (r->place[k] >= 0) {
-                return refuse(r, c.column, error, "the column is there twice", c.text);
+                return refuse(r, &c, error, "the column is there twice", c.text);
             }
             r->place[k] = r->cells;
         }
         if (++r->cells > COLUMNS_MAX) {
-            return refuse(r, c.column, error, "too many columns", NULL);
+            return refuse(r, &c, error, "too many columns", NULL);
         }
     }
     for (int k = GROUP; k <= REWARD; k++) {
         if (r->place[k] < 0) {
-            return refuse(r, 1, error, "the header has no column of this name", names[k]);
+            return refuse_at(r, 1, 1, error, "the header has no column of this name", names[k]);
         }
     }
     return r->place[SCORE3] >= 0 && r->place[SCORE2] < 0
-               ? refuse(r, 1, error, "the header has score3, but no column of this name", names[SCORE2])
+               ? refuse_at(r, 1, 1, error, "the header has score3, but no column of this name", names[SCORE2])
                : GA_OK;
 }
 
@@ -138,19 +151,16 @@ static int64_t count_lines(const char *at, const char *end) {
     return lines;
 }
 
-/* A whole number is itself, other text its digest. */
+/*
+ * A whole number as it is counted (digits without sign or leading zeros) is itself, any other text its
+ * digest: 1, 01, 1.0 and 0x1 are four names.
+ */
 static uint64_t key_of(const char *text) {
-    char *rest = NULL;
+    const size_t length = strlen(text);
+    const bool digits = strspn(text, "0123456789") == length && (text[0] != '0' || length == 1);
     errno = 0;
-    const unsigned long long whole = strtoull(text, &rest, 10);
-    if (*rest == '\0' && rest != text && errno == 0 && text[0] != '-') {
-        return whole;
-    }
-    const double number = strtod(text, &rest);
-    if (*rest == '\0' && rest != text && fabs(number) < WHOLE_MAX && floor(number) == number) {
-        return (uint64_t)(int64_t)number;
-    }
-    return ga_digest64(text, strlen(text));
+    const unsigned long long whole = digits ? strtoull(text, NULL, 10) : 0;
+    return digits && errno == 0 ? whole : ga_digest64(text, length);
 }
 
 static ga_status number_of(
@@ -159,10 +169,13 @@ static ga_status number_of(
     const double value = strtod(c->text, &rest);
     if (c->text[0] == '\0' || (rest != c->text && *rest == '\0' && isnan(value))) {
         *value_out = (double)NAN;
-        return may_be_missing ? GA_OK : refuse(r, c->column, error, "a number is missing", NULL);
+        return may_be_missing ? GA_OK : refuse(r, c, error, "a number is missing", NULL);
     }
     if (rest == c->text || *rest != '\0' || !isfinite(value)) {
-        return refuse(r, c->column, error, "not a finite number", c->text);
+        return refuse(r, c, error, "not a finite number", c->text);
+    }
+    if (fabs(value) > GA_WHATIF_VALUE_MAX) {
+        return refuse(r, c, error, "too large a number (at most 1e18 either way)", c->text);
     }
     *value_out = value;
     return GA_OK;
@@ -171,18 +184,21 @@ static ga_status number_of(
 static ga_status take_cell(const reading *r, const cell *c, csv_column which, int32_t row, ga_error *error) {
     ga_whatif_table *table = r->table;
     double value = 0;
+    if (c->cut) {
+        return refuse(r, c, error, "a cell with a zero byte, or of more than 4095", NULL);
+    }
     switch (which) {
     case GROUP:
     case BATCH:
         if (c->text[0] == '\0') {
-            return refuse(r, c->column, error, "an empty name of", names[which]);
+            return refuse(r, c, error, "an empty name of", names[which]);
         }
         (which == GROUP ? table->group : table->batch)[row] = key_of(c->text);
         return GA_OK;
     case RANK:
         GA_TRY(number_of(r, c, false, &value, error));
         if (value < 0 || value > INT32_MAX || floor(value) != value) {
-            return refuse(r, c->column, error, "a rank is a whole number from 0", c->text);
+            return refuse(r, c, error, "a rank is a whole number from 0", c->text);
         }
         table->rank[row] = (int32_t)value;
         return GA_OK;
@@ -196,8 +212,9 @@ static ga_status take_cell(const reading *r, const cell *c, csv_column which, in
 }
 
 static ga_status read_line(reading *r, int32_t row, ga_error *error) {
-    cell c = {.last = false};
+    cell c;
     int32_t cells = 0;
+    c.last = false;
     while (!c.last) {
         GA_TRY(read_cell(r, &c, error));
         for (int k = 0; k < COLUMN_COUNT; k++) {
@@ -209,7 +226,7 @@ static ga_status read_line(reading *r, int32_t row, ga_error *error) {
     }
     if (cells != r->cells) {
         return GA_FAIL(error, GA_ERR_DATA, "%.200s:%lld:%lld: %d cells where the header has %d", r->name,
-            (long long)r->line, (long long)c.column, (int)cells, (int)r->cells);
+            (long long)c.line, (long long)c.column, (int)cells, (int)r->cells);
     }
     return GA_OK;
 }
@@ -230,7 +247,7 @@ static ga_status read_lines(reading *r, ga_error *error) {
         row++;
     }
     if (row == 0) {
-        return refuse(r, 1, error, "there are no rows below the header", NULL);
+        return refuse_at(r, r->line, 1, error, "there are no rows below the header", NULL);
     }
     r->table->rows = row;
     return GA_OK;

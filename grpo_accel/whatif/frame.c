@@ -174,21 +174,22 @@ ga_status ga_frame_deal(const ga_frame *frame, int32_t batch, int32_t ranks, boo
 
 ga_status ga_frame_layout(const ga_frame *frame, int32_t ranks, bool deal, int32_t *ranks_out,
     int32_t *rows_per_rank_out, ga_error *error) {
-    int32_t largest = 0;
-    for (int32_t b = 1; b < frame->batch_count; b++) {
-        const int32_t rows = frame->batch_start[b + 1] - frame->batch_start[b];
-        largest = rows > frame->batch_start[largest + 1] - frame->batch_start[largest] ? b : largest;
+    const size_t count = ga_size(frame->count);
+    ga_dealt dealt = {.rank = calloc(count, sizeof(int32_t)), .index = calloc(count, sizeof(int32_t))};
+    ga_status status = dealt.rank == NULL || dealt.index == NULL
+                           ? GA_FAIL(error, GA_ERR_MEMORY, "no memory to place %zu rows", count)
+                           : GA_OK;
+    int32_t most_ranks = 0, most_rows = 0;
+    for (int32_t b = 0; b < frame->batch_count && status == GA_OK; b++) {
+        status = ga_frame_deal(frame, b, ranks, deal, 0, &dealt, error);
+        most_ranks = dealt.ranks > most_ranks ? dealt.ranks : most_ranks;
+        most_rows = dealt.rows_per_rank > most_rows ? dealt.rows_per_rank : most_rows;
     }
-    const size_t rows = ga_size(frame->batch_start[largest + 1] - frame->batch_start[largest]);
-    ga_dealt dealt = {.rank = calloc(rows, sizeof(int32_t)), .index = calloc(rows, sizeof(int32_t))};
-    const ga_status status = dealt.rank == NULL || dealt.index == NULL
-                                 ? GA_FAIL(error, GA_ERR_MEMORY, "no memory to place %zu rows", rows)
-                                 : ga_frame_deal(frame, largest, ranks, deal, 0, &dealt, error);
     free(dealt.rank);
     free(dealt.index);
     if (status == GA_OK) {
-        *ranks_out = dealt.ranks;
-        *rows_per_rank_out = dealt.rows_per_rank;
+        *ranks_out = most_ranks;
+        *rows_per_rank_out = most_rows;
     }
     return status;
 }

@@ -48,7 +48,7 @@ typedef struct ga_dealt {
 ga_status ga_frame_deal(const ga_frame *frame, int32_t batch, int32_t ranks, bool deal, uint64_t seed,
     ga_dealt *dealt, ga_error *error);
 
-/* Ranks and rows a rank of the batch with the most rows. Errors as ga_frame_deal. */
+/* The most ranks, and the most rows a rank (B), that a batch of the frame has. Errors as ga_frame_deal. */
 ga_status ga_frame_layout(const ga_frame *frame, int32_t ranks, bool deal, int32_t *ranks_out,
     int32_t *rows_per_rank_out, ga_error *error);
 

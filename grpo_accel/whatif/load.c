@@ -18,8 +18,13 @@ typedef enum named { GROUP, SCORE, REWARD, BATCH, RANK, SCORE2, SCORE3, NAMED_CO
 
 static ga_status check_value(
     const char *path, const char *name, int64_t row, double value, bool may_be_missing, ga_error *error) {
-    if (isfinite(value) || (may_be_missing && isnan(value))) {
+    if (fabs(value) <= GA_WHATIF_VALUE_MAX || (may_be_missing && isnan(value))) {
         return GA_OK;
+    }
+    if (isfinite(value)) {
+        return GA_FAIL(error, GA_ERR_DATA,
+            "%.200s: dataset %s, row %lld: %g is too large a number (at most 1e18 either way)", path, name,
+            (long long)row, value);
     }
     return GA_FAIL(error, GA_ERR_DATA, "%.200s: dataset %s, row %lld: %g is not a finite number", path, name,
         (long long)row, value);
@@ -204,7 +209,10 @@ static int64_t count_known(const picked *p, int64_t *skipped_out) {
     return rows;
 }
 
-/* What the record's seconds say, as shares of full denoising of the rows in the same batches. */
+/*
+ * What the record's seconds say, as shares of full denoising of the rows in the same batches. The seconds of
+ * signals are those of all candidate steps, each of which a shadow batch looks at.
+ */
 static void read_costs(const picked *p, ga_whatif_source *source) {
     const ga_record_table *record = p->record;
     double denoise = 0, signal = 0, reward = 0;
@@ -216,7 +224,8 @@ static void read_costs(const picked *p, ga_whatif_source *source) {
             reward += batch->seconds_reward;
         }
     }
-    source->signal = denoise > 0 ? signal / denoise : (double)NAN;
+    source->signal =
+        denoise > 0 ? signal / denoise / fmax(1, p->record->layout.candidate_count) : (double)NAN;
     source->reward = denoise > 0 ? reward / denoise : (double)NAN;
 }
 

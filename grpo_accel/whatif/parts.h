@@ -22,9 +22,9 @@ typedef struct ga_part {
 void ga_parts_figures(const ga_part *parts, const int32_t *order, int32_t count, double *figures_out);
 
 /*
- * 95 % intervals of the means over batches and repeats, as distances from the figure: percentiles of the draws
- * less their mean, because a ratio over few groups drawn anew has a mean of its own. parts: [repeats][frame's groups]. low_out, high_out:
- * [GA_FIGURE_COUNT]. GA_ERR_MEMORY.
+ * 95 % intervals of the means over batches and repeats, as distances from the figure: percentiles of the
+ * draws less their mean, because a ratio over few groups drawn anew has a mean of its own.
+ * parts: [repeats][frame's groups]. low_out, high_out: [GA_FIGURE_COUNT]. GA_ERR_MEMORY.
  */
 ga_status ga_parts_intervals(const ga_frame *frame, const ga_part *parts, int32_t repeats, uint64_t seed,
     int32_t resamples, double *low_out, double *high_out, ga_error *error);

@@ -10,7 +10,8 @@
 /* One signal of a recipe, at one decision step. */
 typedef struct ga_recipe_signal {
     const char *name;
-    int32_t step;
+    int32_t step;  /* steps that a row stopped there has run */
+    uint64_t seed; /* added to the user's: of seed 0 one world is a draw like the one that was measured */
     ga_synthetic_signal signal;
 } ga_recipe_signal;
 

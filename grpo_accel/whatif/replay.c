@@ -25,6 +25,7 @@ typedef struct batch_work {
     int32_t first; /* place of the frame */
     int32_t rows;
     ga_dealt dealt;
+    double centre; /* mean reward of the batch: what plan and advantages see is measured from it */
     double *truth; /* A; 0 where left out */
     uint8_t *kept;
     double *inclusion;
@@ -94,6 +95,27 @@ static void find_truth(batch_work *w, int32_t group) {
     }
 }
 
+/*
+ * Predictions are single precision, so a level that all rewards share (1e6, say) would drown what tells rows
+ * apart; nothing of a plan or an advantage depends on it but an absolute threshold.
+ */
+static double find_centre(const batch_work *w) {
+    double n = 0, mean = 0;
+    for (int32_t i = 0; i < w->rows; i++) {
+        if (w->dealt.rank[i] >= 0) {
+            n += 1;
+            mean += (reward_at(w, i) - mean) / n;
+        }
+    }
+    return mean;
+}
+
+static ga_threshold centred_threshold(const batch_work *w) {
+    ga_threshold threshold = w->options->threshold;
+    threshold.value -= threshold.kind == GA_THRESHOLD_ABSOLUTE ? w->centre : 0;
+    return threshold;
+}
+
 static void predict(batch_work *w, int32_t stage) {
     const int32_t which = w->options->score[stage];
     const double *score = w->frame->table->score[which];
@@ -101,7 +123,7 @@ static void predict(batch_work *w, int32_t stage) {
     for (int32_t i = 0; i < w->rows; i++) {
         if (w->kept[i]) {
             const double s = score[w->frame->row[w->first + i]];
-            w->mean[i] = (float)(line->a + line->b * s);
+            w->mean[i] = (float)(line->a + line->b * s - w->centre);
             w->variance[i] = isfinite(w->mean[i]) && isfinite(line->sigma_r2) ? (float)line->sigma_r2 : 0.0f;
         }
     }
@@ -156,7 +178,7 @@ static ga_status decide(
         .stage = stage,
         .chance_before = *chance_before,
         .std_kind = o->std_kind,
-        .threshold = o->threshold,
+        .threshold = centred_threshold(w),
         .stopped = stopped > 0 ? w->stopped : NULL,
         .stopped_count = stopped};
     ga_plan plan;
@@ -182,7 +204,7 @@ static int32_t list_outcomes(batch_work *w, bool audited) {
         }
         w->outcome_of[i] = count;
         w->outcomes[count++] = (ga_outcome){.group = (uint64_t)w->frame->group[w->first + i],
-            .reward = w->kept[i] ? reward_at(w, i) : (double)NAN,
+            .reward = w->kept[i] ? reward_at(w, i) - w->centre : (double)NAN,
             .inclusion = w->kept[i] ? w->inclusion[i] : 1,
             .mean = w->mean[i],
             .variance = w->variance[i],
@@ -218,7 +240,7 @@ static void add_estimate(
         }
     }
     if (which < 3 && part->known > 0) {
-        part->error[which] = (mean - w->group_mean[group]) / w->group_sd[group];
+        part->error[which] = (mean - (w->group_mean[group] - w->centre)) / w->group_sd[group];
     }
 }
 
@@ -286,8 +308,27 @@ static void begin_part(const batch_work *w, int32_t group, double *scratch, ga_p
     add_quarters(w, group, scratch, part);
 }
 
+static int32_t count_kept(const batch_work *w) {
+    int32_t kept = 0;
+    for (int32_t i = 0; i < w->rows; i++) {
+        kept += w->kept[i];
+    }
+    return kept;
+}
+
+/* Batches of as few rows a rank as are to be kept, or fewer: nothing of them can be stopped. */
+static void note_layout(const batch_work *w, ga_replay_report *report) {
+    const ga_replay_options *o = w->options;
+    const int32_t rows = w->dealt.rows_per_rank, keep = o->keep_per_rank[o->stage_count - 1];
+    report->left_out += w->dealt.left_out;
+    report->ranks = w->dealt.ranks > report->ranks ? w->dealt.ranks : report->ranks;
+    report->rows_per_rank = rows > report->rows_per_rank ? rows : report->rows_per_rank;
+    report->short_batches += o->policy != GA_POLICY_THRESHOLD && rows <= keep;
+}
+
+/* going_share: [stage_count] of the begun rows that go on after each decision. */
 static ga_status replay_batch(
-    batch_work *w, ga_part *parts, ga_replay_report *report, double *kept_share, ga_error *error) {
+    batch_work *w, ga_part *parts, ga_replay_report *report, double *going_share, ga_error *error) {
     const int32_t groups = w->frame->group_first[w->batch + 1] - w->frame->group_first[w->batch];
     w->first = w->frame->batch_start[w->batch];
     w->rows = w->frame->batch_start[w->batch + 1] - w->first;
@@ -299,29 +340,23 @@ static ga_status replay_batch(
     for (int32_t g = 0; g < groups; g++) {
         find_truth(w, g);
     }
-    int32_t placed = 0, kept = 0;
+    w->centre = find_centre(w);
     for (int32_t i = 0; i < w->rows; i++) {
         w->kept[i] = w->dealt.rank[i] >= 0;
         w->inclusion[i] = 1;
-        placed += w->kept[i];
     }
+    const double placed = fmax(1, count_kept(w));
     bool chance = false; /* the batch's first decision was by chance alone */
     for (int32_t stage = 0; stage < w->options->stage_count; stage++) {
         GA_TRY(decide(w, stage, &chance, report, error));
+        going_share[stage] = count_kept(w) / placed;
     }
     for (int32_t g = 0; g < groups; g++) {
         begin_part(w, g, scratch, &parts[g]);
     }
     const int32_t count = list_outcomes(w, chance);
     GA_TRY(estimate(w, count, parts, groups, error));
-    for (int32_t i = 0; i < w->rows; i++) {
-        kept += w->kept[i];
-    }
-    *kept_share = placed > 0 ? (double)kept / placed : 0;
-    report->left_out += w->dealt.left_out;
-    report->ranks = w->dealt.ranks > report->ranks ? w->dealt.ranks : report->ranks;
-    report->rows_per_rank =
-        w->dealt.rows_per_rank > report->rows_per_rank ? w->dealt.rows_per_rank : report->rows_per_rank;
+    note_layout(w, report);
     return GA_OK;
 }
 
@@ -380,17 +415,19 @@ static uint64_t seed_of(uint64_t seed, int32_t repeat) {
 /* Sums of figures over batches and repeats. */
 typedef struct totals {
     double sum[GA_FIGURE_COUNT], count[GA_FIGURE_COUNT];
-    double kept, batches;
+    double going[GA_WHATIF_STAGES_MAX], batches;
 } totals;
 
-static void add_figures(totals *t, const ga_part *parts, int32_t groups, double kept_share) {
+static void add_figures(totals *t, const ga_part *parts, int32_t groups, const double *going_share) {
     double figures[GA_FIGURE_COUNT];
     ga_parts_figures(parts, NULL, groups, figures);
     for (int k = 0; k < GA_FIGURE_COUNT; k++) {
         t->sum[k] += isnan(figures[k]) ? 0 : figures[k];
         t->count[k] += isnan(figures[k]) ? 0 : 1;
     }
-    t->kept += kept_share;
+    for (int k = 0; k < GA_WHATIF_STAGES_MAX; k++) {
+        t->going[k] += going_share[k];
+    }
     t->batches += 1;
 }
 
@@ -398,12 +435,12 @@ static void add_figures(totals *t, const ga_part *parts, int32_t groups, double 
 static ga_status replay_once(
     batch_work *w, ga_part *parts, totals *t, ga_replay_report *report, ga_error *error) {
     for (int32_t b = 0; b < w->frame->batch_count; b++) {
-        double kept_share = 0;
+        double going_share[GA_WHATIF_STAGES_MAX] = {0};
         ga_part *own = parts + w->frame->group_first[b];
         ga_arena_reset(w->arena);
         w->batch = b;
-        GA_TRY(replay_batch(w, own, report, &kept_share, error));
-        add_figures(t, own, w->frame->group_first[b + 1] - w->frame->group_first[b], kept_share);
+        GA_TRY(replay_batch(w, own, report, going_share, error));
+        add_figures(t, own, w->frame->group_first[b + 1] - w->frame->group_first[b], going_share);
     }
     return GA_OK;
 }
@@ -461,7 +498,12 @@ ga_status ga_replay_run(const ga_frame *frame, const ga_replay_lines *lines, con
         for (int k = 0; k < GA_FIGURE_COUNT; k++) {
             report.value[k] = t.count[k] > 0 ? t.sum[k] / t.count[k] : (double)NAN;
         }
-        report.keep_share = t.kept / t.batches;
+        for (int32_t k = 0; k < options->stage_count; k++) {
+            report.going_share[k] = t.going[k] / t.batches;
+        }
+        report.keep_share = report.going_share[options->stage_count - 1];
+        /* where even the largest batch keeps all, that is what was asked for */
+        report.short_batches = report.short_batches < frame->batch_count ? report.short_batches : 0;
         status = find_intervals(frame, options, parts, kept_repeats, &report, error);
     }
     free(parts);

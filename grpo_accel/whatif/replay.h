@@ -7,11 +7,11 @@
  *
  *     kept_energy        Σ_kept A² / Σ A²
  *     snr2               (Σ_kept w·Â·A)² / (Σ_kept w²·Â²) / Σ A²      w = 1; `inverse`: w = 1/π, shrunk
- * baseline snr2_host_sigma    the same where GA_STD_GROUP divides Â by the estimated deviation, as a run does
+ *     snr2_host_sigma    the same where GA_STD_GROUP divides Â by the estimated deviation, as a run does
  *     baseline_rmse      √ mean of ((μ̂_g − μ_g)/σ_g)² over groups with a kept row; μ_g, σ_g: the truth
  *     baseline_shift     mean of (μ̂_g − μ_g)/σ_g over the same groups
- *     kept_top_quarter   kept ones of each group's best ⌈n/4⌉ rows (ties with the last of them count), as a
- * share kept_bottom_quarter  the same for its worst
+ *     kept_top_quarter   share kept of each group's best ⌈n/4⌉ rows (ties with the last of them count)
+ *     kept_bottom_quarter  the same for its worst
  *
  * and a figure is the mean over batches, and over repeats with other seeds. Groups without spread count in no
  * figure but the energy, batches without spread in none. Intervals: percentiles of a bootstrap that draws
@@ -57,12 +57,16 @@ typedef struct ga_replay_options {
 typedef struct ga_replay_report {
     double value[GA_FIGURE_COUNT];                      /* NaN where no batch has it */
     double low[GA_FIGURE_COUNT], high[GA_FIGURE_COUNT]; /* 95 % */
-    double keep_share;                                  /* kept of the rows that stand on a rank */
-    int32_t ranks;                                      /* of the largest batch */
-    int32_t rows_per_rank;                              /* B of the largest batch */
-    int64_t left_out;                                   /* rows that stood on no rank, in the first repeat */
-    int64_t unscored;                                   /* rows without a score, in the first repeat */
-    int64_t lowered_floors, raised_caps;                /* groups, in the first repeat */
+    double going_share[GA_WHATIF_STAGES_MAX]; /* of the rows that stand on a rank, on average, those that go
+                                                 on after each decision */
+    double keep_share;                        /* after the last one */
+    int32_t ranks;                            /* of the largest batch */
+    int32_t rows_per_rank;                    /* B of the largest batch */
+    int64_t short_batches;                    /* with so few rows a rank that nothing is stopped,
+                                                 though in others it is; in the first repeat */
+    int64_t left_out;                         /* rows that stood on no rank, in the first repeat */
+    int64_t unscored;                         /* rows without a score, in the first repeat */
+    int64_t lowered_floors, raised_caps;      /* groups, in the first repeat */
 } ga_replay_report;
 
 /* Lines of all decisions' scores: [stage_count][batch_count]. */

@@ -77,14 +77,3 @@ ga_status ga_cases_run_on_synthetic(
     ga_whatif_table_free(&table);
     return status;
 }
-
-int32_t ga_cases_best(const ga_case *cases, int32_t count, int32_t stage_count) {
-    int32_t best = -1;
-    for (int32_t i = 0; i < count; i++) {
-        if (cases[i].options.stage_count == stage_count && isfinite(cases[i].gain) &&
-            (best < 0 || cases[i].gain > cases[best].gain)) {
-            best = i;
-        }
-    }
-    return best;
-}

@@ -44,7 +44,4 @@ ga_status ga_case_run(const ga_frame *frame, const ga_replay_lines *lines, const
 ga_status ga_cases_run_on_synthetic(
     const ga_synthetic *world, int32_t repeat, ga_case *cases, int32_t count, ga_error *error);
 
-/* The case of the largest gain among those with the number of decisions; −1: there is none. */
-int32_t ga_cases_best(const ga_case *cases, int32_t count, int32_t stage_count);
-
 #endif

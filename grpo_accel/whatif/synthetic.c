@@ -119,8 +119,9 @@ static double score_of(const ga_synthetic *o, const group *g, int32_t stage, dou
         return y - g->threshold + o->signal[stage].offset * g->score_mean[stage];
     }
     const double gain = o->signal[stage].skew_gain > 0 ? o->signal[stage].skew_gain : 1;
-    return g->score_mean[stage] +
-           g->score_sd[stage] * (o->shape == GA_SHAPE_SKEWED ? shaped(y, fmin(SKEW_MAX, gain * g->skew)) : y);
+    const bool skewed = o->shape == GA_SHAPE_SKEWED;
+    const double shape = skewed ? shaped(y, fmin(SKEW_MAX, gain * g->skew)) : y;
+    return g->score_mean[stage] + g->score_sd[stage] * shape;
 }
 
 static void draw_row(

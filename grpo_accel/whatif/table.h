@@ -12,6 +12,8 @@
 /* Decisions, one after the other, that rows may have a score for. */
 #define GA_WHATIF_STAGES_MAX 3
 #define GA_WHATIF_ROWS_MAX (1 << 27)
+/* Largest size of a reward or score: squares of it still are numbers in single precision, as in a run. */
+#define GA_WHATIF_VALUE_MAX 1e18
 
 /* Owned; freed with ga_whatif_table_free. */
 typedef struct ga_whatif_table {
@@ -20,7 +22,7 @@ typedef struct ga_whatif_table {
     uint64_t *batch;                     /* [rows] any numbers */
     uint64_t *group;                     /* [rows] any numbers; the same in two batches: two groups */
     int32_t *rank;                       /* [rows] ≥ 0; NULL: rows are to be dealt to ranks by chance */
-    double *reward;                      /* [rows] finite */
+    double *reward;                      /* [rows] finite, no larger than GA_WHATIF_VALUE_MAX */
     double *score[GA_WHATIF_STAGES_MAX]; /* [rows] each; NaN: not scored, such a row is kept */
 } ga_whatif_table;
 
@@ -36,8 +38,9 @@ typedef struct ga_whatif_source {
     bool is_record;
     int32_t steps[GA_WHATIF_STAGES_MAX]; /* of a record: after so many steps each score was there */
     int32_t steps_total;                 /* of a record; 0: not known */
-    double signal;                       /* of a record: seconds of signals and our own in seconds of full
-                                            denoising of the same rows; NaN: not known */
+    double signal;                       /* of a record: seconds of one look (signals and our own work, by the
+                                            number of steps looked at) in seconds of full denoising of
+                                            the same rows; NaN: not known */
     double reward;                       /* the same for decode and reward */
     int64_t skipped_batches; /* of a record: batches with pruned rows, whose rewards nobody knows */
     char score[32];          /* what the score is: "prediction", "preview", … or "score" */
@@ -53,9 +56,10 @@ typedef struct ga_whatif_read_options {
  * Reads a table: CSV with a header, HDF5 with datasets of the same names, or a run's record.
  *
  * Columns: group, score, reward, and where they are there batch, rank, score2, score3 (scores of later
- * decisions); others are passed over. In CSV a group or batch may be any text. Without `batch` all rows are
- * one batch. An empty score or nan means "not scored". Of a record, batches whose rows all have rewards are
- * taken: those of shadow runs and those that kept everything.
+ * decisions); others are passed over, whatever they hold. In CSV a group or batch may be any text of up to
+ * 4095 bytes; it is a number only when written as one is counted, so 1, 01 and 1.0 are three names. Without
+ * `batch` all rows are one batch. An empty score or nan means "not scored". Of a record, batches whose rows
+ * all have rewards are taken: those of shadow runs and those that kept everything.
  *
  * Not collective; any thread. GA_ERR_FILE and GA_ERR_DATA say file, line and column (dataset and row);
  * GA_ERR_ARGUMENT (options that the input can't answer), GA_ERR_MEMORY, GA_ERR_MISSING (no HDF5).
