@@ -98,7 +98,8 @@ def test_two_decisions_beat_one():
 
 
 def test_shapes():
-    found = answer("simulate", "--shape", "gaussian,skewed,binary", "--rho", ".6", "--keep", "3", "--policy", "topk,extremes")
+    found = answer("simulate", "--shape", "gaussian,skewed,binary", "--rho", ".6", "--keep", "3",
+                   "--policy", "topk,extremes")
     energy = {(r["shape"], r["policy"]): r["kept_energy"] for r in found["results"]}
     assert len(energy) == 6
     # rewards with a tail to the left: what teaches is at the bottom, where topk does not look
@@ -120,7 +121,8 @@ def test_people_get_a_table():
 
 
 @pytest.mark.parametrize("arguments", [
-    ("--recipe", "nowhere"), ("--rho", "2"), ("--rho", ".1,.2", "--steps", "1,2,3"), ("--keep", "10"), ("--shape", "round"),
+    ("--recipe", "nowhere"), ("--rho", "2"), ("--rho", ".1,.2", "--steps", "1,2,3"), ("--keep", "10"),
+    ("--shape", "round"),
     ("--keep", "5:2"), ("--ranks", "1000"), ("--steps", "30"), ("--policy", "best"),
 ])
 def test_wrong_usage(arguments):
