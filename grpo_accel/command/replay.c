@@ -29,6 +29,10 @@ static ga_status read_call(const ga_call *call, replaying *r, ga_error *error) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "replay: --keep-per-rank C is missing");
     }
     r->read.score = ga_arguments_value(&call->arguments, "score");
+    if (ga_arguments_has(&call->arguments, "steps-total") && !ga_arguments_has(&call->arguments, "step")) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT,
+            "option '--steps-total' goes with --step; --costs before=SHARE says the same in one");
+    }
     const char *at = ga_arguments_value(&call->arguments, "at");
     double steps[GA_WHATIF_STAGES_MAX] = {0};
     if (at != NULL) {
@@ -59,7 +63,7 @@ static void take_costs(replaying *r) {
     if (ask->signal_origin == GA_COST_DEFAULT && isfinite(source->signal)) {
         ask->signal_origin = GA_COST_RECORD;
         for (int32_t k = 0; k < GA_WHATIF_STAGES_MAX; k++) {
-            ask->shares.signal[k] = source->signal / r->table->stage_count;
+            ask->shares.signal[k] = source->signal;
         }
     }
     if (ask->reward_origin == GA_COST_DEFAULT && isfinite(source->reward)) {
@@ -70,12 +74,49 @@ static void take_costs(replaying *r) {
 
 static ga_status open_table(replaying *r, ga_error *error) {
     GA_TRY(ga_whatif_read(r->path, &r->read, &r->table, &r->source, error));
+    if (!r->source.is_record && (r->read.score != NULL || r->read.stage_count > 0)) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT,
+            "option '--%s' is for a record; a table's scores are its columns score, score2, score3",
+            r->read.score != NULL ? "score" : "at");
+    }
     GA_TRY(ga_frame_make(r->table, &r->frame, error));
     take_costs(r);
     return ga_replay_lines_fit(&r->frame, &r->lines, error);
 }
 
 /* ---- cases ---- */
+
+/*
+ * Which of `given` numbers is that of a case's k-th decision, which looks at score first + k of the table's:
+ * they stand for the scores where there is one for each, for the decisions where there are as many, and a
+ * single one stands for all. −1: neither.
+ */
+static int32_t place_of(int32_t given, int32_t scores, int32_t decisions, int32_t first, int32_t k) {
+    return given == scores ? first + k : given == decisions ? k : given <= 1 ? 0 : -1;
+}
+
+static ga_status put_costs(
+    const replaying *r, const ga_keep *keep, int32_t first, ga_shares *shares, ga_error *error) {
+    const ga_ask *ask = &r->ask;
+    for (int32_t k = 0; k < keep->stage_count; k++) {
+        const int32_t before =
+            place_of(ask->before_count, r->table->stage_count, keep->stage_count, first, k);
+        const int32_t signal =
+            place_of(ask->signal_count, r->table->stage_count, keep->stage_count, first, k);
+        if (before < 0 || signal < 0) {
+            return GA_FAIL(error, GA_ERR_ARGUMENT,
+                "%d %s given, but there are %d decisions on a table of %d scores: give one for each "
+                "decision, "
+                "or one for each score",
+                (int)(before < 0 ? ask->before_count : ask->signal_count),
+                before < 0 ? "steps or shares before" : "shares signal", (int)keep->stage_count,
+                (int)r->table->stage_count);
+        }
+        shares->before[k] = ask->shares.before[before];
+        shares->signal[k] = ask->shares.signal[signal];
+    }
+    return GA_OK;
+}
 
 static ga_status add_case(replaying *r, ga_std_kind std_kind, ga_policy_kind policy, const ga_keep *keep,
     int32_t rows, ga_error *error) {
@@ -99,10 +140,8 @@ static ga_status add_case(replaying *r, ga_std_kind std_kind, ga_policy_kind pol
     const int32_t first = r->table->stage_count - keep->stage_count;
     for (int32_t k = 0; k < keep->stage_count; k++) {
         c->options.score[k] = first + k;
-        const int32_t at = r->ask.before_count > first + k ? first + k : k;
-        c->shares.before[k] = r->ask.shares.before[at];
-        c->shares.signal[k] = r->ask.shares.signal[at];
     }
+    GA_TRY(put_costs(r, keep, first, &c->shares, error));
     return ga_ask_keep_rows(keep, rows, c->options.keep_per_rank, error);
 }
 
@@ -110,6 +149,11 @@ static ga_status list_cases(replaying *r, ga_error *error) {
     const ga_ask *ask = &r->ask;
     int32_t ranks = 0, rows = 0;
     GA_TRY(ga_frame_layout(&r->frame, ask->options.ranks, ask->options.deal, &ranks, &rows, error));
+    if (r->table->rank != NULL && !ask->options.deal && ask->options.ranks > ranks) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT,
+            "--ranks %d, but the rank column has %d: leave --ranks out, or use --deal to deal rows anew",
+            (int)ask->options.ranks, (int)ranks);
+    }
     r->cases = calloc(
         (size_t)ask->std_count * (size_t)ask->policy_count * (size_t)ask->keep_count, sizeof *r->cases);
     if (r->cases == NULL) {
@@ -182,6 +226,15 @@ static void answer_people(const replaying *r) {
     if (report->left_out > 0 || report->unscored > 0) {
         (void)printf("%lld rows stood on no rank, %lld have no score\n", (long long)report->left_out,
             (long long)report->unscored);
+    }
+    if (report->short_batches > 0) {
+        (void)printf(
+            "%lld of %d batches have so few rows a rank that nothing of them is stopped, yet each counts in "
+            "every mean as any other\n",
+            (long long)report->short_batches, (int)r->frame.batch_count);
+    }
+    if (isnan(rho->value)) {
+        (void)puts("no Spearman: it takes groups of three scored rows with unequal scores and rewards");
     }
     if (r->frame.batch_count == 1) {
         (void)puts("one batch: predictions are calibrated on the batch itself and look better than they are");

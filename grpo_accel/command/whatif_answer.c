@@ -72,14 +72,24 @@ static void write_reals(ga_json *json, const char *key, const double *values, in
     ga_json_end(json);
 }
 
-static void write_keep(ga_json *json, const ga_replay_options *o) {
-    if (o->stage_count == 1) {
-        ga_json_integer(json, "keep_per_rank", o->keep_per_rank[0]);
+/* Rows that a rank keeps: as asked, or the mean of what came of it where a threshold finds the number itself.
+ */
+static void write_keep_of(ga_json *json, const char *key, const ga_case *c, int32_t stage) {
+    if (c->options.policy == GA_POLICY_THRESHOLD) {
+        ga_json_real(json, key, c->report.going_share[stage] * c->report.rows_per_rank);
+    } else {
+        ga_json_integer(json, key, c->options.keep_per_rank[stage]);
+    }
+}
+
+static void write_keep(ga_json *json, const ga_case *c) {
+    if (c->options.stage_count == 1) {
+        write_keep_of(json, "keep_per_rank", c, 0);
         return;
     }
     ga_json_array(json, "keep_per_rank");
-    for (int32_t k = 0; k < o->stage_count; k++) {
-        ga_json_integer(json, NULL, o->keep_per_rank[k]);
+    for (int32_t k = 0; k < c->options.stage_count; k++) {
+        write_keep_of(json, NULL, c, k);
     }
     ga_json_end(json);
 }
@@ -128,6 +138,7 @@ static void write_setting(ga_json *json, const ga_case *c, const ga_answer_frame
     ga_json_integer(json, "seed", (int64_t)o->seed);
     ga_json_integer(json, "repeat", o->repeat);
     ga_json_text(json, "calibrated_on", frame->calibrated_on_itself ? "itself" : "other batches");
+    ga_json_integer(json, "batches_short", r->short_batches);
     ga_json_integer(json, "rows_left_out", r->left_out);
     ga_json_integer(json, "rows_unscored", r->unscored);
     ga_json_integer(json, "groups_below_floor", r->lowered_floors);
@@ -141,7 +152,7 @@ void ga_answer_members(
     ga_json_text(json, "policy", ga_answer_policy(o->policy));
     ga_json_text(json, "std", o->std_kind == GA_STD_GROUP ? "group" : "global");
     ga_json_integer(json, "ranks", r->ranks);
-    write_keep(json, o);
+    write_keep(json, answered);
     ga_json_integer(json, "min_group", o->min_group);
     ga_json_integer(json, "rows", frame->rows);
     ga_json_integer(json, "groups", frame->groups);

@@ -71,6 +71,21 @@ static ga_status read_stds(const ga_call *call, ga_ask *ask, ga_error *error) {
     return GA_OK;
 }
 
+/* "1.0" could be meant as one row or as all of them. */
+static ga_status check_keep(const char *name, const char *text, ga_error *error) {
+    char part[PART_BYTES];
+    for (const char *at = text; ga_ask_next(&at, ':', part, sizeof part);) {
+        double value = 0;
+        if (ga_arguments_parse_real(part, &value) && value >= 1 &&
+            strspn(part, "0123456789") != strlen(part)) {
+            return GA_FAIL(error, GA_ERR_ARGUMENT,
+                "option '--%s': whole numbers are rows, numbers below 1 are shares; found '%.64s'", name,
+                part);
+        }
+    }
+    return GA_OK;
+}
+
 static ga_status read_keeps(const ga_call *call, const char *name, ga_ask *ask, ga_error *error) {
     char part[PART_BYTES];
     for (const char *at = ga_arguments_value(&call->arguments, name);
@@ -78,6 +93,7 @@ static ga_status read_keeps(const ga_call *call, const char *name, ga_ask *ask, 
         if (ask->keep_count == GA_ASK_LIST_MAX) {
             return GA_FAIL(error, GA_ERR_ARGUMENT, "option '--%s': at most %d", name, GA_ASK_LIST_MAX);
         }
+        GA_TRY(check_keep(name, part, error));
         ga_keep *keep = &ask->keeps[ask->keep_count++];
         GA_TRY(ga_ask_reals(
             name, part, DBL_MIN, 1e6, ':', GA_WHATIF_STAGES_MAX, keep->value, &keep->stage_count, error));
@@ -128,6 +144,7 @@ static ga_status read_cost(const char *part, ga_ask *ask, ga_error *error) {
                      : &shares->after) = given;
     }
     ask->before_count = before ? count : ask->before_count;
+    ask->signal_count = signal ? count : ask->signal_count;
     *(before     ? &ask->before_origin
         : signal ? &ask->signal_origin
         : reward ? &ask->reward_origin

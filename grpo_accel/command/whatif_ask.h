@@ -7,7 +7,10 @@
 
 enum { GA_ASK_LIST_MAX = 32, GA_ASK_CASES_MAX = 4096 };
 
-/* Kept rows of one way to decide: "3", ".25" or, for decisions one after the other, "5:2". */
+/*
+ * Kept rows of one way to decide: "3", ".25" or, for decisions one after the other, "5:2". Numbers of rows
+ * are written without a point, shares lie below 1: 1.0 is neither, and refused.
+ */
 typedef struct ga_keep {
     int32_t stage_count;
     double value[GA_WHATIF_STAGES_MAX]; /* from 1: rows a rank; below 1: share of its rows */
@@ -26,6 +29,7 @@ typedef struct ga_ask {
     ga_replay_options options; /* all but policy, std, keeps */
     ga_shares shares;          /* before and signal: as many as given, the last one again for the rest */
     int32_t before_count;      /* 0: nobody said */
+    int32_t signal_count;      /* the same */
     ga_cost_origin before_origin, signal_origin, reward_origin, after_origin;
     int32_t estimator; /* 0 shrunk, 1 difference, 2 survivors, 3 inverse weights */
     const char *plot;  /* NULL: none */

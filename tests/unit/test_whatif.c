@@ -47,7 +47,49 @@ static void test_csv_reads_what_it_should(void **state) {
     assert_int_equal(table->rank[0], 3);
     assert_true(table->group[0] == table->group[2] && table->group[0] != table->group[1]);
     assert_true(table->group[1] == UINT64_MAX);
-    assert_true(table->batch[0] == 7 && table->batch[1] == 7 && table->batch[2] == 8);
+    assert_true(table->batch[0] == 7 && table->batch[1] != 7 && table->batch[2] == 8); /* 7.0 is text */
+    ga_whatif_table_free(&table);
+}
+
+/* A column that nobody asks for may hold long texts, quoted line ends and zero bytes. */
+static void test_csv_passes_over_what_it_ignores(void **state) {
+    (void)state;
+    enum { LONG = 100000 };
+    static char text[LONG + 200];
+    int length = snprintf(text, sizeof text, "group,\"a\nprompt\",score,reward\n1,\"");
+    memset(text + length, 'x', LONG);
+    length += LONG;
+    length += snprintf(text + length, sizeof text - (size_t)length, "\",2,3\n1,\"one\r\ntwo\",4,bad\n");
+    refused(text, "t.csv:5:8: not a finite number: 'bad'");
+    memcpy(strstr(text, "bad"), "5.0", 3);
+    ga_whatif_table *table = parse(text);
+    assert_int_equal(table->rows, 2);
+    assert_true(table->score[0][0] == 2 && table->reward[0] == 3 && table->reward[1] == 5);
+    ga_whatif_table_free(&table);
+    const char zero[] = "group,note,score,reward\n1,\0,2,3\n";
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_whatif_parse_csv("t.csv", zero, sizeof zero - 1, &table, &error), &error);
+    ga_whatif_table_free(&table);
+}
+
+static void test_csv_tells_names_apart(void **state) {
+    (void)state;
+    static const char *const names[] = {"1e3", "1000", "01", "1", "0x10", "16", "-1", "18446744073709551615",
+        "18446744073709551616", "1.0", "+1", "00", "0"};
+    enum { COUNT = sizeof names / sizeof names[0] };
+    char text[1024];
+    int length = snprintf(text, sizeof text, "group,score,reward\n");
+    for (int i = 0; i < COUNT; i++) {
+        length += snprintf(text + length, sizeof text - (size_t)length, "%s,0,%d\n", names[i], i);
+    }
+    ga_whatif_table *table = parse(text);
+    for (int i = 0; i < COUNT; i++) {
+        for (int k = 0; k < i; k++) {
+            assert_true(table->group[i] != table->group[k]);
+        }
+    }
+    assert_true(table->group[1] == 1000 && table->group[3] == 1 && table->group[7] == UINT64_MAX);
     ga_whatif_table_free(&table);
 }
 
@@ -59,6 +101,8 @@ static void test_csv_says_where_it_is_wrong(void **state) {
     refused("group,score,reward\n", "t.csv:2:1:");
     refused("group,score,reward\n1,2,3\n1,two,3\n", "t.csv:3:3: not a finite number: 'two'");
     refused("group,score,reward\n1,2,inf\n", "t.csv:2:5: not a finite number");
+    refused("group,score,reward\n1,2,1e308\n", "t.csv:2:5: too large a number");
+    refused("group,score,reward\n1,-1e308,2\n", "t.csv:2:3: too large a number");
     refused("group,score,reward\n1,2,\n", "t.csv:2:5: a number is missing");
     refused("group,score,reward\n1,2\n", "t.csv:2:3: 2 cells where the header has 3");
     refused("group,score,reward\n1,2,3,4\n", "t.csv:2:7: 4 cells where the header has 3");
@@ -203,6 +247,54 @@ static ga_replay_options default_options(ga_policy_kind policy, int32_t keep) {
         .clip = 1e9,
         .seed = 3,
         .repeat = 1};
+}
+
+/* Batch 1 has more rows, batch 2 more on each rank. */
+static void test_the_layout_is_that_of_the_most_rows_a_rank(void **state) {
+    (void)state;
+    ga_whatif_table *table = parse("batch,group,score,reward,rank\n"
+                                   "1,1,0,0,0\n1,1,1,1,1\n1,1,2,3,2\n1,1,4,4,3\n"
+                                   "2,1,0,0,0\n2,1,1,1,0\n2,1,2,2,0\n");
+    ga_frame frame = frame_of(table);
+    int32_t ranks = 0, rows = 0;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_frame_layout(&frame, 0, false, &ranks, &rows, &error), &error);
+    assert_true(ranks == 4 && rows == 3);
+    ga_frame_free(&frame);
+    ga_replay_options o = default_options(GA_POLICY_TOPK, 1);
+    o.ranks = 0;
+    const ga_replay_report report = replay(table, &o);
+    assert_int_equal(report.short_batches, 1); /* one row a rank of batch 1: nothing of it is stopped */
+    assert_near(report.going_share[0], (1 + 1.0 / 3) / 2, 1e-12);
+    ga_whatif_table_free(&table);
+}
+
+/* A level that all rewards share changes no figure, though predictions are single precision. */
+static void test_a_shared_level_is_no_matter(void **state) {
+    (void)state;
+    const ga_synthetic world = {.batches = 4,
+        .groups = 4,
+        .group_size = 12,
+        .seed = 5,
+        .mean_spread = 1,
+        .stage_count = 1,
+        .signal = {{.spearman = 0.6, .offset = 0.3, .sd_keep = 1}}};
+    ga_whatif_table *table = NULL;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_synthetic_make(&world, &table, &error), &error);
+    ga_replay_options o = default_options(GA_POLICY_EXTREMES, 2);
+    o.ranks = 8;
+    const ga_replay_report plain = replay(table, &o);
+    for (int32_t i = 0; i < table->rows; i++) {
+        table->reward[i] += 1e8;
+    }
+    const ga_replay_report lifted = replay(table, &o);
+    for (int k = 0; k < GA_FIGURE_COUNT; k++) {
+        assert_near(lifted.value[k], plain.value[k], 1e-5);
+    }
+    ga_whatif_table_free(&table);
 }
 
 /* One rank, one group 0, 1, 2, 5 (mean 2), scores in the same order: everything by hand. */
@@ -462,11 +554,15 @@ static void test_recipes_are_worlds(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_csv_reads_what_it_should),
+        cmocka_unit_test(test_csv_passes_over_what_it_ignores),
+        cmocka_unit_test(test_csv_tells_names_apart),
         cmocka_unit_test(test_csv_says_where_it_is_wrong),
         cmocka_unit_test(test_csv_survives_damage),
         cmocka_unit_test(test_rows_are_dealt_evenly),
         cmocka_unit_test(test_a_rank_column_is_followed),
+        cmocka_unit_test(test_the_layout_is_that_of_the_most_rows_a_rank),
         cmocka_unit_test(test_lines_come_from_the_other_batches),
+        cmocka_unit_test(test_a_shared_level_is_no_matter),
         cmocka_unit_test(test_figures_by_hand),
         cmocka_unit_test(test_everything_kept_is_everything),
         cmocka_unit_test(test_degenerate_tables),
