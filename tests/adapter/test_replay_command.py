@@ -206,6 +206,95 @@ def test_figures_are_those_of_another_implementation(csv, table, policy, std):
     assert found["snr2"]["inverse"] == pytest.approx(found["snr2"]["shrunk"], abs=1e-9)  # π is 1 for kept rows
 
 
+def make_rough_table():
+    """Groups of 1, 2, 3 and 10 rows, one without spread, rewards in halves, rows without a score."""
+    table = make_table(seed=8, batches=5, groups=4, size=4, ranks=4)
+    generator = np.random.default_rng(9)
+    sizes = np.repeat(np.arange(4), (1, 2, 3, 10))
+    for batch in range(5):
+        rows = np.flatnonzero(table["batch"] == batch)
+        table["group"][rows] = batch * 100 + sizes
+        table["reward"][rows] = np.round(2 * generator.normal(size=16)) / 2
+        table["reward"][rows[3:6]] = 1.0
+        table["score"][rows] = table["reward"][rows] + 0.8 * generator.normal(size=16)
+    return table
+
+
+def quarters(reward, groups, kept):
+    counts = np.zeros(4)
+    for key in np.unique(groups):
+        rows = groups == key
+        if reward[rows].std() > 0:
+            ordered, quarter = np.sort(reward[rows]), math.ceil(rows.sum() / 4)
+            for place, good in enumerate((reward[rows] >= ordered[-quarter], reward[rows] <= ordered[quarter - 1])):
+                counts[2 * place] += (good & kept[rows]).sum()
+                counts[2 * place + 1] += good.sum()
+    return counts[0] / counts[1], counts[2] / counts[3]
+
+
+def test_rough_tables_have_the_figures_of_the_definitions(tmp_path):
+    table = make_rough_table()
+    csv = write_csv(tmp_path / "rough.csv", table)
+    found = answer("replay", csv, "--policy", "topk", "--keep-per-rank", 2)
+    energy, best, worst = [], [], []
+    for batch in np.unique(table["batch"]):
+        here = table["batch"] == batch
+        reward, groups, rank = (table[name][here] for name in ("reward", "group", "rank"))
+        m, _, _ = predictions(table, batch)
+        kept = best_of_each_rank(centred(m, groups), rank, 2)
+        truth = centred(reward, groups) ** 2
+        energy.append(truth[kept].sum() / truth.sum())
+        top, bottom = quarters(reward, groups, kept)
+        best.append(top)
+        worst.append(bottom)
+    assert found["kept_energy"] == pytest.approx(np.mean(energy), abs=1e-5)
+    assert found["kept_top_quarter"] == pytest.approx(np.mean(best), abs=1e-9)
+    assert found["kept_bottom_quarter"] == pytest.approx(np.mean(worst), abs=1e-9)
+
+
+def test_rows_without_a_score_are_kept(tmp_path, table):
+    holes = dict(table, score=table["score"].copy())
+    holes["score"][[np.flatnonzero(table["batch"] == b)[0] for b in range(6)]] = np.nan
+    csv = write_csv(tmp_path / "holes.csv", holes)
+    found = answer("replay", csv, "--policy", "topk", "--keep-per-rank", 1)
+    assert found["rows_unscored"] == 6
+    kept_energy = found["kept_energy"]
+    assert 0 < kept_energy < 1 and found["keep_share"] == pytest.approx(1 / 6)
+
+
+def inverse_snr2_by_trying(table, audit, keep, draws, seed):
+    """Mean of snr2 `inverse`, audits drawn by numpy: w = 1/π, shrunk baseline with the same weights in its mean."""
+    generator, found = np.random.default_rng(seed), []
+    for batch in np.unique(table["batch"]):
+        here = table["batch"] == batch
+        reward, groups, rank = (table[name][here] for name in ("reward", "group", "rank"))
+        m, tau2, sigma_r2 = predictions(table, batch)
+        chosen = best_of_each_rank(values_of(m, groups, sigma_r2, "global"), rank, keep)
+        size = len(reward) / len(np.unique(rank))
+        inclusion = (1 - audit) * chosen + audit * keep / size
+        truth = centred(reward, groups)
+        for _ in range(draws):
+            by_chance = best_of_each_rank(generator.random(len(reward)), rank, keep)
+            kept = by_chance if generator.random() < audit else chosen
+            mean = np.zeros(len(reward))
+            for key in np.unique(groups):
+                rows, weight = groups == key, kept / inclusion * (groups == key)
+                if weight.sum() > 0:
+                    n, total = kept[rows].sum(), rows.sum()
+                    shrink = 1.0 if kept[rows].all() else (tau2 + sigma_r2 / total) / (tau2 + sigma_r2 / n)
+                    mean[rows] = m[rows].mean() + shrink * (weight * (reward - m)).sum() / weight.sum()
+            estimate = (kept / inclusion) * (reward - mean)
+            found.append((estimate * truth).sum() ** 2 / (estimate**2).sum() / (truth**2).sum())
+    return float(np.mean(found))
+
+
+def test_inverse_weights_under_audits_are_those_of_the_definition(csv, table):
+    found = answer("replay", csv, "--keep-per-rank", 2, "--audit", 0.4, "--repeat", 400, "--seed", 2)["snr2"]
+    wanted = inverse_snr2_by_trying(table, 0.4, 2, 400, 4)
+    assert found["inverse"] == pytest.approx(wanted, abs=0.015)
+    assert abs(found["inverse"] - found["shrunk"]) > 0.03  # the weights count
+
+
 def test_floors_are_kept_at_the_least_price(tmp_path):
     table = make_table(seed=3, batches=3, groups=3, size=4, ranks=3)
     csv = write_csv(tmp_path / "small.csv", table)
@@ -316,6 +405,54 @@ def test_two_decisions(tmp_path, table):
     assert "--step" in must(2, "replay", csv, "--keep-per-rank", "4:2").stderr
 
 
+def test_steps_belong_to_decisions_or_to_scores(tmp_path, table):
+    three = dict(table, score2=table["score"] + table["reward"], score3=table["reward"])
+    csv = write_csv(tmp_path / "three.csv", three)
+    last_two = answer("replay", csv, "--keep-per-rank", "4:2", "--step", "5:8")
+    assert last_two["costs"]["before"] == [0.25, 0.4]
+    of_three = answer("replay", csv, "--keep-per-rank", "4:2", "--step", "3:5:8", "--costs", "signal=.1:.2:.3")
+    assert of_three["costs"]["before"] == [0.25, 0.4] and of_three["costs"]["signal"] == [0.2, 0.3]
+    assert "decisions" in must(2, "replay", csv, "--keep-per-rank", 2, "--step", "5:8").stderr
+
+
+def test_options_that_can_not_count_are_refused(csv):
+    assert "record" in must(2, "replay", csv, "--keep-per-rank", 2, "--at", 4).stderr
+    assert "record" in must(2, "replay", csv, "--keep-per-rank", 2, "--score", "preview").stderr
+    assert "--deal" in must(2, "replay", csv, "--keep-per-rank", 2, "--ranks", 5).stderr
+    assert "--step" in must(2, "replay", csv, "--keep-per-rank", 2, "--steps-total", 30).stderr
+    for keep in ("1.0", "2.0", "1e0", "3,1.0"):
+        assert "shares" in must(2, "replay", csv, "--keep-per-rank", keep).stderr
+
+
+def test_a_threshold_says_what_it_kept(csv):
+    found = answer("replay", csv, "--policy", "threshold", "--threshold", "quantile:.5", "--keep-per-rank", 1)
+    assert found["keep_per_rank"] == pytest.approx(6 * found["keep_share"]) and found["keep_per_rank"] > 2
+
+
+def test_short_batches_are_counted(tmp_path, table):
+    rows = (table["batch"] > 0) | (np.cumsum(table["batch"] == 0) <= 8)  # two rows a rank of the first batch at most
+    short = {name: values[rows] for name, values in table.items()}
+    short["rank"][:8] = np.repeat(np.arange(4), 2)
+    csv = write_csv(tmp_path / "short.csv", short)
+    assert answer("replay", csv, "--keep-per-rank", 2)["batches_short"] == 1
+    assert answer("replay", csv, "--keep-per-rank", 1)["batches_short"] == 0
+    assert "nothing of them is stopped" in must(0, "replay", csv, "--keep-per-rank", 2).stdout
+
+
+def test_groups_of_two_have_no_spearman(tmp_path):
+    csv = write_csv(tmp_path / "pairs.csv", make_table(groups=12, size=2))
+    assert answer("replay", csv, "--keep-per-rank", 2)["rho_within"]["value"] is None
+    assert "three" in must(0, "replay", csv, "--keep-per-rank", 2).stdout
+
+
+def test_a_level_that_all_rewards_share_is_no_matter(tmp_path, csv, table):
+    lifted = write_csv(tmp_path / "lifted.csv", dict(table, reward=table["reward"] + 1e8))
+    plain, found = (answer("replay", path, "--keep-per-rank", 2) for path in (csv, lifted))
+    assert found["kept_energy"] == pytest.approx(plain["kept_energy"], abs=1e-6)
+    for name in ESTIMATORS:
+        assert found["snr2"][name] == pytest.approx(plain["snr2"][name], abs=1e-5)
+
+
 BAD = {
     "no header": ("1,2,3\n", 1),
     "no reward": ("group,score\n1,2\n", 1),
@@ -323,6 +460,7 @@ BAD = {
     "short": ("group,score,reward\n1,2\n", 2),
     "infinite": ("group,score,reward\n1,inf,3\n", 2),
     "empty": ("group,score,reward\n", 2),
+    "huge": ("group,score,reward\n1,2,3\n1,2,-1e308\n", 3),
 }
 
 
