@@ -82,13 +82,13 @@ static const ga_option rollback_options[] = {
     {"std", "KIND", "advantages are divided by: global (default), group, or global,group"},                  \
         {"min-group", "N", "kept rows that each group has at least (default 0)"},                            \
         {"max-group", "N", "kept rows that each group has at most; 0: no limit (default)"},                  \
-        {"min-inclusion", "P", "least inclusion probability of neyman and budget (default 0.05)"},           \
+        {"min-inclusion", "P", "least inclusion probability of neyman (default 0.05)"},                      \
         {"threshold", "KIND:VALUE", "of policy threshold: absolute, quantile or advantage (quantile:0.5)"},  \
         {"audit", "E", "share of the batches that keep by chance alone (default 0)"},                        \
         {"clip", "W", "largest weight 1/P (default: none)"},                                                 \
         {"estimator", "NAME", "baseline whose signal counts: shrunk (default), difference, survivors"},      \
         {"weights", "KIND", "one (default) or inverse: weights whose signal counts"},                        \
-        {"costs", "LIST", "before=S,signal=V,reward=R,after=F; see below"},                                  \
+        {"costs", "LIST", "before=S,signal=V,reward=R,after=F; see above"},                                  \
         {"seed", "N", "of every choice (default 0)"}, {                                                      \
         "plot", "FILE", "draw kept energy against kept share: FILE.svg or FILE.html"                         \
     }

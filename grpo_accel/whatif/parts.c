@@ -1,6 +1,7 @@
 #include "grpo_accel/whatif/parts.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,8 +27,14 @@ static double ratio(double part, double whole) {
     return whole > 0 ? part / whole : (double)NAN;
 }
 
+/* By the letter of the figure, an anti-correlated gradient has a signal too. */
 static double signal_of(double product, double square) {
     return square > 0 ? product * product / square : 0;
+}
+
+/* What a run would gain: nothing from a gradient that points the other way. */
+static double gain_of(double product, double square) {
+    return product > 0 ? signal_of(product, square) : 0;
 }
 
 void ga_parts_figures(const ga_part *parts, const int32_t *order, int32_t count, double *figures_out) {
@@ -45,7 +52,7 @@ void ga_parts_figures(const ga_part *parts, const int32_t *order, int32_t count,
     figures_out[GA_FIGURE_ENERGY] = ratio(sum.kept, sum.all);
     for (int k = 0; k < 4; k++) {
         figures_out[GA_FIGURE_SNR2 + k] = ratio(signal_of(sum.product[k], sum.square[k]), sum.all);
-        figures_out[GA_FIGURE_HOST + k] = ratio(signal_of(sum.host_product[k], sum.host_square[k]), sum.all);
+        figures_out[GA_FIGURE_HOST + k] = ratio(gain_of(sum.host_product[k], sum.host_square[k]), sum.all);
     }
     for (int k = 0; k < 3; k++) {
         figures_out[GA_FIGURE_RMSE + k] = sqrt(ratio(square[k], known));
@@ -59,16 +66,26 @@ typedef struct drawing {
     const ga_frame *frame;
     const ga_part *parts;
     int32_t repeats;
+    bool by_batch;  /* whole batches are drawn, not groups inside each */
     int32_t *order; /* [largest number of groups in a batch] */
 } drawing;
+
+/* Too few groups in a batch say nothing of how they vary: then the batches themselves do. */
+enum { DRAWN_MIN = 4 };
+
+static bool draws_batches(const ga_frame *frame) {
+    return frame->group_count < (int64_t)DRAWN_MIN * frame->batch_count;
+}
 
 /* Means over batches and repeats of one draw of groups. */
 static void draw_once(const drawing *d, ga_random *random, double *means_out) {
     double sum[GA_FIGURE_COUNT] = {0}, count[GA_FIGURE_COUNT] = {0}, figures[GA_FIGURE_COUNT];
-    for (int32_t b = 0; b < d->frame->batch_count; b++) {
+    const int32_t batches = d->frame->batch_count;
+    for (int32_t i = 0; i < batches; i++) {
+        const int32_t b = d->by_batch ? (int32_t)ga_random_below(random, (uint32_t)batches) : i;
         const int32_t first = d->frame->group_first[b], groups = d->frame->group_first[b + 1] - first;
-        for (int32_t i = 0; i < groups; i++) {
-            d->order[i] = (int32_t)ga_random_below(random, (uint32_t)groups);
+        for (int32_t g = 0; g < groups; g++) {
+            d->order[g] = d->by_batch ? g : (int32_t)ga_random_below(random, (uint32_t)groups);
         }
         for (int32_t r = 0; r < d->repeats; r++) {
             const ga_part *parts = d->parts + ga_size((int64_t)r * d->frame->group_count + first);
@@ -99,7 +116,8 @@ ga_status ga_parts_intervals(const ga_frame *frame, const ga_part *parts, int32_
         free(order);
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for %d draws of a bootstrap", (int)resamples);
     }
-    const drawing d = {frame, parts, repeats, order};
+    const drawing d = {frame, parts, repeats, draws_batches(frame), order};
+    const bool enough = !d.by_batch || frame->batch_count >= DRAWN_MIN;
     ga_random random = ga_random_make(seed, 0, GA_STREAM_BOOTSTRAP);
     for (size_t i = 0; i < draws; i++) {
         double figures[GA_FIGURE_COUNT];
@@ -114,8 +132,8 @@ ga_status ga_parts_intervals(const ga_frame *frame, const ga_part *parts, int32_
             mean += (column[i] - mean) / (double)(i + 1);
         }
         qsort(column, draws, sizeof *column, compare_doubles);
-        low_out[k] = column[(size_t)(0.025 * (double)(draws - 1) + 0.5)] - mean;
-        high_out[k] = column[(size_t)(0.975 * (double)(draws - 1) + 0.5)] - mean;
+        low_out[k] = enough ? column[(size_t)(0.025 * (double)(draws - 1) + 0.5)] - mean : (double)NAN;
+        high_out[k] = enough ? column[(size_t)(0.975 * (double)(draws - 1) + 0.5)] - mean : (double)NAN;
     }
     free(means);
     free(order);

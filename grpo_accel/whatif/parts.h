@@ -23,7 +23,9 @@ void ga_parts_figures(const ga_part *parts, const int32_t *order, int32_t count,
 
 /*
  * 95 % intervals of the means over batches and repeats, as distances from the figure: percentiles of the
- * draws less their mean, because a ratio over few groups drawn anew has a mean of its own.
+ * draws less their mean, because a ratio over few groups drawn anew has a mean of its own. Groups are drawn
+ * inside each batch; where batches have fewer than four groups on average, whole batches are drawn, and fewer
+ * than four of those give no interval (NaN).
  * parts: [repeats][frame's groups]. low_out, high_out: [GA_FIGURE_COUNT]. GA_ERR_MEMORY.
  */
 ga_status ga_parts_intervals(const ga_frame *frame, const ga_part *parts, int32_t repeats, uint64_t seed,

@@ -11,15 +11,16 @@ int32_t ga_case_keep(double share, int32_t rows_per_rank) {
 
 /* Kept shares of the begun rows after each decision. */
 static void find_shares(const ga_case *c, double *keep) {
-    const int32_t last = c->options.stage_count - 1;
-    for (int32_t k = 0; k <= last; k++) {
-        const double rows = c->report.rows_per_rank;
-        keep[k] = fmin(1, c->options.keep_per_rank[k] / rows);
+    for (int32_t k = 0; k < c->options.stage_count; k++) {
+        keep[k] = c->report.going_share[k];
     }
-    keep[last] = c->report.keep_share; /* what came of it: threshold finds its own count */
-    for (int32_t k = last; k > 0; k--) {
-        keep[k - 1] = fmax(keep[k - 1], keep[k]);
+}
+
+static ga_pays judge(double low, double high) {
+    if (isnan(low) || isnan(high)) {
+        return GA_PAYS_UNCLEAR;
     }
+    return low > 1 ? GA_PAYS_YES : high > 1 ? GA_PAYS_UNCLEAR : GA_PAYS_NO;
 }
 
 ga_status ga_case_run(const ga_frame *frame, const ga_replay_lines *lines, const ga_within *rho,
@@ -37,7 +38,7 @@ ga_status ga_case_run(const ga_frame *frame, const ga_replay_lines *lines, const
     to_run->gain_low = report->low[to_run->worth] / to_run->cost;
     to_run->gain_high = report->high[to_run->worth] / to_run->cost;
     to_run->break_even_rho = ga_break_even_rho(to_run->cost, keep[stages - 1]);
-    to_run->pays = to_run->gain_low > 1 ? GA_PAYS_YES : to_run->gain_high > 1 ? GA_PAYS_UNCLEAR : GA_PAYS_NO;
+    to_run->pays = judge(to_run->gain_low, to_run->gain_high);
     return GA_OK;
 }
 

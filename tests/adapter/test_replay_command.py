@@ -516,3 +516,13 @@ def test_a_large_table_is_quick(tmp_path):
     found = answer("replay", csv, "--keep-per-rank", 3)
     print(f"4,608 rows: {time.monotonic() - begin:.2f} s")
     assert found["rows"] == 4608 and found["batches"] == 16
+
+
+def test_one_group_a_batch_has_intervals_of_batches_or_none(tmp_path):
+    many = write_csv(tmp_path / "many.csv", make_table(seed=3, batches=16, groups=1, size=12, ranks=2))
+    found = answer("replay", many, "--ranks", "2", "--keep-per-rank", "2")
+    low, high = found["intervals"]["kept_energy"]
+    assert low < found["kept_energy"] < high and high - low > 0.02
+    single = write_csv(tmp_path / "single.csv", make_table(seed=3, batches=1, groups=1, size=12, ranks=2))
+    found = answer("replay", single, "--ranks", "2", "--keep-per-rank", "2")
+    assert found["intervals"]["kept_energy"] == [None, None] and found["pays"] != "yes"
