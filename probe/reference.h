@@ -1,8 +1,7 @@
 /*
  * What features and scores looked like when a probe was trained, as deciles: to be compared with what comes
  * later. One figure a row for each input of the schema (the root mean square of a map or a vector, the mean
- * of scores), and the probe's calibrated prediction. A training on several ranks counts the held-out rows of
- * the rank that saves.
+ * of scores), and the probe's calibrated prediction.
  *
  * Plain data, no state.
  */

@@ -11,11 +11,12 @@ enum {
     ROWS_OF_A_PROMPT_MAX = 8 /* independent ones that a prompt counts for at most */
 };
 
-/* Room for the figures of one step. Each process has places of its own, one after the other, so that a sum
- * brings all of them together. */
+/* Room for the figures of one step. Every process numbers the same rows and fills the places of its own, so
+ * that a sum brings all of them together. */
 typedef struct sample {
-    int64_t own[REFERENCE_ROWS];                        /* rows that this process brings */
-    int64_t own_count, first;                           /* first: its first place */
+    int64_t own[REFERENCE_ROWS];   /* rows that this process brings */
+    int64_t place[REFERENCE_ROWS]; /* of each of them among all processes' */
+    int64_t own_count;
     float score[REFERENCE_ROWS], level[REFERENCE_ROWS]; /* of own rows */
     double values[GA_REFERENCE_COLUMNS * REFERENCE_ROWS];
     double present[REFERENCE_ROWS]; /* 1: the place is filled */
@@ -30,20 +31,21 @@ typedef struct sample {
 static void find_rows(
     const ga_trainer *t, int32_t step, const uint64_t *prompts, int32_t prompt_count, sample *s) {
     const ga_dataset *dataset = t->dataset;
-    const ga_reduce *reduce = &t->callbacks.reduce;
-    const int32_t ranks = reduce->ranks > 1 ? reduce->ranks : 1;
-    const int64_t most = ranks < REFERENCE_ROWS ? REFERENCE_ROWS / ranks : 1;
-    s->first = ranks > 1 ? reduce->rank * most : 0;
+    int64_t place = 0;
     s->own_count = 0;
-    for (int64_t row = dataset->rows - 1; row >= 0 && s->own_count < most; row--) {
+    for (int64_t row = dataset->rows - 1; row >= 0 && place < REFERENCE_ROWS; row--) {
         const bool here = dataset->step == NULL || dataset->step[row] == step;
         const bool own = dataset->mine == NULL || dataset->mine[row] != 0;
         const bool complete = dataset->complete == NULL || dataset->complete[row] != 0;
-        if (here && own && complete && ga_prompts_have(prompts, prompt_count, dataset->prompt[row])) {
-            s->own[s->own_count++] = row;
+        if (!here || !complete || !ga_prompts_have(prompts, prompt_count, dataset->prompt[row])) {
+            continue;
         }
+        if (own) {
+            s->own[s->own_count] = row;
+            s->place[s->own_count++] = place;
+        }
+        place++;
     }
-    s->own_count = s->first + s->own_count <= REFERENCE_ROWS ? s->own_count : 0;
 }
 
 static double prompt_bits(uint64_t key) {
@@ -53,7 +55,7 @@ static double prompt_bits(uint64_t key) {
 static void put_figures(const ga_trainer *t, const ga_half *features, int64_t own, sample *s) {
     const ga_calibration *calibration = &t->probe->info.calibration;
     float figures[GA_INPUT_COUNT];
-    const int64_t place = s->first + own;
+    const int64_t place = s->place[own];
     ga_reference_pool(t->dataset->schema, features, figures);
     for (int32_t input = 0; input < GA_INPUT_COUNT; input++) {
         s->values[(1 + input) * REFERENCE_ROWS + place] = (double)figures[input];

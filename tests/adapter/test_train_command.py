@@ -254,9 +254,8 @@ def test_any_number_of_ranks_gives_the_same_probe(run, tmp_path):
             assert abs(one["loss"] - many["loss"]) < 1e-3 * abs(one["loss"])
         assert answers[ranks]["train_rows"] == answers[1]["train_rows"]
         assert arrays[1].keys() == arrays[ranks].keys()
-        for name in arrays[1].keys() - {"reference"}:  # deciles of the held-out rows of the rank that saves
+        for name in arrays[1]:
             np.testing.assert_allclose(arrays[ranks][name], arrays[1][name], rtol=2e-3, atol=2e-3, err_msg=name)
-        assert arrays[ranks]["reference"].shape == arrays[1]["reference"].shape
 
 
 def read_safetensors(path):
