@@ -118,7 +118,7 @@ static const ga_option simulate_options[] = {
     {"group-size", "G", "rows of a group (default 24)"},
     {"groups", "N", "groups of a batch (default 12)"},
     {"batches", "N", "batches of a world (default 16)"},
-    {"repeat", "N", "worlds (default 4; of a recipe 1)"},
+    {"repeat", "N", "worlds (default 4; of a recipe without --racing 1)"},
     {"ranks", "R", "ranks that a batch is dealt to (default 32)"},
     {"sd-spread", "S", "spread over groups of the log of their deviation (default 0; 0.46: a factor of ten)"},
     {"mean-spread", "S", "spread of groups' means, in deviations inside a group (default 1)"},

@@ -53,7 +53,7 @@ static void take_costs(replaying *r) {
         return;
     }
     if (ask->before_origin == GA_COST_DEFAULT && source->steps_total > 0) {
-        ask->before_count = r->table->stage_count;
+        ask->before_count = r->table->score_count;
         ask->before_origin = GA_COST_RECORD;
         for (int32_t k = 0; k < ask->before_count; k++) {
             /* the decision's own step has run, too */
@@ -100,9 +100,9 @@ static ga_status put_costs(
     const ga_ask *ask = &r->ask;
     for (int32_t k = 0; k < keep->stage_count; k++) {
         const int32_t before =
-            place_of(ask->before_count, r->table->stage_count, keep->stage_count, first, k);
+            place_of(ask->before_count, r->table->score_count, keep->stage_count, first, k);
         const int32_t signal =
-            place_of(ask->signal_count, r->table->stage_count, keep->stage_count, first, k);
+            place_of(ask->signal_count, r->table->score_count, keep->stage_count, first, k);
         if (before < 0 || signal < 0) {
             return GA_FAIL(error, GA_ERR_ARGUMENT,
                 "%d %s given, but there are %d decisions on a table of %d scores: give one for each "
@@ -110,7 +110,7 @@ static ga_status put_costs(
                 "or one for each score",
                 (int)(before < 0 ? ask->before_count : ask->signal_count),
                 before < 0 ? "steps or shares before" : "shares signal", (int)keep->stage_count,
-                (int)r->table->stage_count);
+                (int)r->table->score_count);
         }
         shares->before[k] = ask->shares.before[before];
         shares->signal[k] = ask->shares.signal[signal];
@@ -126,18 +126,18 @@ static ga_status add_case(replaying *r, ga_std_kind std_kind, ga_policy_kind pol
     c->options.std_kind = std_kind;
     c->options.policy = policy;
     c->options.stage_count = keep->stage_count;
-    if (keep->stage_count > r->table->stage_count) {
+    if (keep->stage_count > r->table->score_count) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
             "%d decisions, but the table has %d scores: add columns score2, score3, "
             "or of a record --at STEP:STEP",
-            (int)keep->stage_count, (int)r->table->stage_count);
+            (int)keep->stage_count, (int)r->table->score_count);
     }
     if (keep->stage_count > 1 && r->ask.before_count < keep->stage_count) {
         return GA_FAIL(error, GA_ERR_ARGUMENT,
             "%d decisions: say after how many steps each, as in --step 5:8", (int)keep->stage_count);
     }
     /* one decision of a table with several scores looks at the last one */
-    const int32_t first = r->table->stage_count - keep->stage_count;
+    const int32_t first = r->table->score_count - keep->stage_count;
     for (int32_t k = 0; k < keep->stage_count; k++) {
         c->options.score[k] = first + k;
     }
@@ -171,7 +171,7 @@ static ga_status list_cases(replaying *r, ga_error *error) {
 
 static ga_status run_cases(replaying *r, ga_error *error) {
     ga_within rho[GA_WHATIF_STAGES_MAX];
-    for (int32_t k = 0; k < r->table->stage_count; k++) {
+    for (int32_t k = 0; k < r->table->score_count; k++) {
         GA_TRY(ga_replay_rho(&r->frame, k, r->ask.options.seed, &rho[k], error));
     }
     for (int32_t i = 0; i < r->case_count; i++) {

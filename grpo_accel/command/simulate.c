@@ -14,6 +14,7 @@ typedef struct point {
     uint64_t seed; /* added to the user's */
     double before; /* share of the steps that a row stopped there has run */
     double signal_cost;
+    int32_t score; /* which of its world's */
     ga_synthetic_signal signal;
 } point;
 
@@ -65,7 +66,8 @@ static ga_status read_counts(const ga_call *call, simulating *s, ga_error *error
     GA_TRY(ga_arguments_integer(a, "groups", 1, 100000, s->world.groups, &groups, error));
     GA_TRY(ga_arguments_integer(a, "group-size", 2, 100000, s->world.group_size, &size, error));
     GA_TRY(ga_arguments_integer(a, "ranks", 1, 1 << 20, s->ranks, &ranks, error));
-    GA_TRY(ga_arguments_integer(a, "repeat", 1, 10000, s->recipe != NULL ? 1 : 4, &repeat, error));
+    const bool one_draw = s->recipe != NULL && !ga_arguments_has(a, "racing");
+    GA_TRY(ga_arguments_integer(a, "repeat", 1, 10000, one_draw ? 1 : 4, &repeat, error));
     s->world.batches = (int32_t)batches;
     s->world.groups = (int32_t)groups;
     s->world.group_size = (int32_t)size;
@@ -118,62 +120,151 @@ static ga_status read_world(const ga_call *call, simulating *s, ga_error *error)
 
 /* ---- moments ---- */
 
-static void add_recipe_points(simulating *s) {
+/* Racing compares decisions, which takes one world for all; else each signal has the recipe's own draw. */
+static void add_recipe_points(simulating *s, bool racing) {
     for (int32_t k = 0; k < s->recipe->signal_count; k++) {
         const ga_recipe_signal *from = &s->recipe->signals[k];
         point *p = &s->points[s->point_count++];
-        *p = (point){.seed = from->seed,
+        *p = (point){.seed = racing ? 0 : from->seed,
             .before = (double)from->step / s->recipe->steps_total,
             .signal_cost = s->recipe->signal_cost,
             .signal = from->signal};
         (void)snprintf(p->name, sizeof p->name, "%s", from->name);
     }
+    if (s->ask.before_origin == GA_COST_DEFAULT) {
+        s->ask.before_origin = GA_COST_RECIPE;
+    }
+    if (s->ask.signal_origin == GA_COST_DEFAULT) {
+        s->ask.signal_origin = GA_COST_RECIPE;
+    }
+}
+
+/* The steps of --steps; 0 of them: each rho has the share of --costs before. */
+static ga_status read_steps(
+    const ga_call *call, simulating *s, double *steps, int32_t *count, ga_error *error) {
+    const char *text = ga_arguments_value(&call->arguments, "steps");
+    int64_t total = 0;
+    GA_TRY(ga_arguments_integer(&call->arguments, "steps-total", 1, 100000, 20, &total, error));
+    if (text == NULL) {
+        return GA_OK;
+    }
+    if (s->ask.before_count > 0) {
+        return GA_FAIL(error, GA_ERR_ARGUMENT,
+            "option '--steps' says after which steps rows stop, and so does %s: give one of them",
+            ga_arguments_has(&call->arguments, "step") ? "'--step'" : "'--costs before=…'");
+    }
+    GA_TRY(ga_ask_reals("steps", text, 1, (double)total, ',', POINTS_MAX, steps, count, error));
+    for (int32_t k = 0; k < *count; k++) {
+        steps[k] /= (double)total;
+    }
+    s->ask.before_origin = GA_COST_GIVEN;
+    return GA_OK;
 }
 
 static ga_status add_points(const ga_call *call, simulating *s, ga_error *error) {
-    const ga_arguments *a = &call->arguments;
-    const char *rho_text = ga_arguments_value(a, "rho"), *step_text = ga_arguments_value(a, "steps");
-    double rho[POINTS_MAX] = {0}, steps[POINTS_MAX] = {0}, offset = 0;
+    const char *rho_text = ga_arguments_value(&call->arguments, "rho");
+    double rho[POINTS_MAX] = {0}, before[POINTS_MAX] = {s->ask.shares.before[0]}, offset = 0;
     int32_t rhos = 0, count = 0;
-    int64_t total = 0;
-    GA_TRY(ga_arguments_integer(a, "steps-total", 1, 100000, 20, &total, error));
-    GA_TRY(ga_arguments_real(a, "offset", 0, 1e6, 0.3, &offset, error));
+    GA_TRY(ga_arguments_real(&call->arguments, "offset", 0, 1e6, 0.3, &offset, error));
     GA_TRY(ga_ask_reals(
         "rho", rho_text != NULL ? rho_text : "0.3,0.5,0.7", -0.99, 0.99, ',', POINTS_MAX, rho, &rhos, error));
-    if (step_text != NULL) {
-        GA_TRY(ga_ask_reals("steps", step_text, 1, (double)total, ',', POINTS_MAX, steps, &count, error));
-    }
+    GA_TRY(read_steps(call, s, before, &count, error));
     if (count > 1 && rhos > 1 && count != rhos) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "%d steps and %d rhos: as many of both, or one of either",
             (int)count, (int)rhos);
     }
     s->point_count = count > rhos ? count : rhos;
     for (int32_t k = 0; k < s->point_count; k++) {
-        point *p = &s->points[k];
-        const double before = count > 0 ? steps[count > 1 ? k : 0] / (double)total : s->ask.shares.before[0];
-        *p = (point){.before = before,
+        s->points[k] = (point){.before = before[count > 1 ? k : 0],
             .signal_cost = s->ask.shares.signal[0],
             .signal = {.spearman = rho[rhos > 1 ? k : 0], .offset = offset, .sd_keep = 1}};
-        (void)snprintf(p->name, sizeof p->name, "rho %.2f after %.0f %%", p->signal.spearman, 100 * before);
     }
     return GA_OK;
 }
 
+/* moment[k]: which decision step a point has, counted from the earliest; returns how many steps there are. */
+static int32_t number_moments(const simulating *s, int32_t *moment) {
+    int32_t count = 0;
+    for (int32_t k = 0; k < s->point_count; k++) {
+        moment[k] = 0;
+        for (int32_t i = 0; i < s->point_count; i++) {
+            bool first = s->points[i].before < s->points[k].before;
+            for (int32_t j = 0; j < i && first; j++) {
+                first = s->points[j].before != s->points[i].before;
+            }
+            moment[k] += first ? 1 : 0;
+        }
+        count = moment[k] + 1 > count ? moment[k] + 1 : count;
+    }
+    return count;
+}
+
+static ga_status check_share_count(const char *name, int32_t given, int32_t moments, ga_error *error) {
+    return given <= 1 || given == moments
+               ? GA_OK
+               : GA_FAIL(error, GA_ERR_ARGUMENT,
+                     "option '--costs': %s=… with %d numbers for %d moments of decision: one for all, or one "
+                     "for each",
+                     name, (int)given, (int)moments);
+}
+
+/* Shares that --costs gives: one for all moments, or one for each. Of rhos alone each is a moment. */
+static ga_status give_costs(simulating *s, bool each_its_own, ga_error *error) {
+    int32_t moment[POINTS_MAX] = {0};
+    int32_t moments = number_moments(s, moment);
+    for (int32_t k = 0; k < s->point_count && each_its_own; k++) {
+        moment[k] = k;
+        moments = s->point_count;
+    }
+    const ga_ask *ask = &s->ask;
+    GA_TRY(check_share_count("before", ask->before_count, moments, error));
+    GA_TRY(check_share_count("signal", ask->signal_count, moments, error));
+    for (int32_t k = 0; k < s->point_count; k++) {
+        point *p = &s->points[k];
+        if (ask->before_count > 0) {
+            p->before = ask->shares.before[ask->before_count > 1 ? moment[k] : 0];
+        }
+        if (ask->signal_count > 0) {
+            p->signal_cost = ask->shares.signal[ask->signal_count > 1 ? moment[k] : 0];
+        }
+    }
+    return GA_OK;
+}
+
+/* Does point i come before point j among the scores of their world, least knowing first? */
+static bool knows_less(const simulating *s, int32_t i, int32_t j) {
+    const point *a = &s->points[i], *b = &s->points[j];
+    const double left = fabs(a->signal.spearman), right = fabs(b->signal.spearman);
+    if (left != right) {
+        return left < right;
+    }
+    return a->before != b->before ? a->before < b->before : i < j;
+}
+
+static void number_scores(simulating *s) {
+    for (int32_t k = 0; k < s->point_count; k++) {
+        for (int32_t i = 0; i < s->point_count; i++) {
+            s->points[k].score += s->points[i].seed == s->points[k].seed && knows_less(s, i, k) ? 1 : 0;
+        }
+    }
+}
+
 static ga_status read_points(const ga_call *call, simulating *s, ga_error *error) {
-    const bool own = ga_arguments_has(&call->arguments, "rho") || ga_arguments_has(&call->arguments, "steps");
+    const ga_arguments *a = &call->arguments;
+    const bool stepped = ga_arguments_has(a, "steps"), own = ga_arguments_has(a, "rho") || stepped;
     if (s->recipe != NULL && !own) {
-        add_recipe_points(s);
+        add_recipe_points(s, ga_arguments_has(a, "racing"));
+        GA_TRY(give_costs(s, false, error));
     } else {
         GA_TRY(add_points(call, s, error));
-    }
-    for (int32_t k = 0; k < s->point_count; k++) {
-        if (s->ask.before_origin == GA_COST_GIVEN && s->point_count == 1) {
-            s->points[k].before = s->ask.shares.before[0];
-        }
-        if (s->ask.signal_origin == GA_COST_GIVEN) {
-            s->points[k].signal_cost = s->ask.shares.signal[0];
+        GA_TRY(give_costs(s, !stepped, error));
+        for (int32_t k = 0; k < s->point_count; k++) {
+            point *p = &s->points[k];
+            (void)snprintf(
+                p->name, sizeof p->name, "rho %.2f after %.0f %%", p->signal.spearman, 100 * p->before);
         }
     }
+    number_scores(s);
     return GA_OK;
 }
 
@@ -196,8 +287,7 @@ static ga_status list_sets(const ga_call *call, simulating *s, ga_error *error) 
         }
         for (int32_t i = 0; racing && i < s->point_count; i++) {
             for (int32_t j = 0; j < s->point_count; j++) {
-                if (s->points[j].before > s->points[i].before &&
-                    s->points[j].signal.spearman >= s->points[i].signal.spearman) {
+                if (s->points[j].before > s->points[i].before && s->points[j].score > s->points[i].score) {
                     GA_TRY(add_set(s, s->shapes[shape], i, j, error));
                 }
             }
@@ -221,7 +311,7 @@ static ga_status add_case(simulating *s, const decision_set *set, ga_std_kind st
     c->options.ranks = s->ranks;
     c->options.stage_count = set->count;
     for (int32_t k = 0; k < set->count; k++) {
-        c->options.score[k] = k;
+        c->options.score[k] = s->points[set->points[k]].score;
         c->shares.before[k] = s->points[set->points[k]].before;
         c->shares.signal[k] = s->points[set->points[k]].signal_cost;
         c->options.seed = s->world.seed + s->points[set->points[0]].seed;
@@ -304,18 +394,37 @@ static ga_status read_call(const ga_call *call, simulating *s, ga_error *error) 
     return list_cases(s, error);
 }
 
-static ga_status run_sets(simulating *s, ga_error *error) {
-    for (int32_t i = 0; i < s->set_count; i++) {
-        const decision_set *set = &s->sets[i];
-        ga_synthetic world = s->world;
-        world.shape = set->shape;
-        world.stage_count = set->count;
-        world.seed += s->points[set->points[0]].seed;
-        for (int32_t k = 0; k < set->count; k++) {
-            world.signal[k] = s->points[set->points[k]].signal;
+/* The world of a set: all moments with its seed have their score in it. */
+static ga_synthetic world_of(const simulating *s, const decision_set *set) {
+    const uint64_t seed = s->points[set->points[0]].seed;
+    ga_synthetic world = s->world;
+    world.shape = set->shape;
+    world.seed += seed;
+    world.signal_count = 0;
+    for (int32_t k = 0; k < s->point_count; k++) {
+        if (s->points[k].seed == seed) {
+            world.signal[s->points[k].score] = s->points[k].signal;
+            world.signal_count++;
         }
-        GA_TRY(
-            ga_cases_run_on_synthetic(&world, s->repeat, s->cases + set->first_case, set->case_count, error));
+    }
+    return world;
+}
+
+/* Sets of one world, which stand together, are answered on it together: one and two decisions alike. */
+static ga_status run_sets(simulating *s, ga_error *error) {
+    for (int32_t i = 0; i < s->set_count;) {
+        const decision_set *first = &s->sets[i];
+        const ga_synthetic world = world_of(s, first);
+        int32_t count = 0;
+        for (; i < s->set_count; i++) {
+            const decision_set *set = &s->sets[i];
+            if (set->shape != first->shape ||
+                s->points[set->points[0]].seed != s->points[first->points[0]].seed) {
+                break;
+            }
+            count += set->case_count;
+        }
+        GA_TRY(ga_cases_run_on_synthetic(&world, s->repeat, s->cases + first->first_case, count, error));
     }
     return GA_OK;
 }

@@ -95,7 +95,8 @@ static void write_keep(ga_json *json, const ga_case *c) {
 }
 
 static const char *origin_name(ga_cost_origin origin) {
-    return origin == GA_COST_GIVEN ? "given" : origin == GA_COST_RECORD ? "record" : "default";
+    static const char *const names[] = {"default", "record", "recipe", "given"}; /* as in ga_cost_origin */
+    return names[origin];
 }
 
 static void write_costs(ga_json *json, const ga_ask *ask, const ga_case *c) {

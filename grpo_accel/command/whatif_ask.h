@@ -16,8 +16,8 @@ typedef struct ga_keep {
     double value[GA_WHATIF_STAGES_MAX]; /* from 1: rows a rank; below 1: share of its rows */
 } ga_keep;
 
-/* Numbers from one place: given by the user, read from the record, or assumed. */
-typedef enum ga_cost_origin { GA_COST_DEFAULT, GA_COST_RECORD, GA_COST_GIVEN } ga_cost_origin;
+/* Numbers from one place: given by the user, read from the record, of the recipe, or assumed. */
+typedef enum ga_cost_origin { GA_COST_DEFAULT, GA_COST_RECORD, GA_COST_RECIPE, GA_COST_GIVEN } ga_cost_origin;
 
 typedef struct ga_ask {
     int32_t policy_count;

@@ -113,7 +113,7 @@ static void fit_each(const sums *batches, sums *after, int32_t count, middle mid
 }
 
 ga_status ga_line_fit(const ga_frame *frame, int32_t stage, ga_line *lines_out, ga_error *error) {
-    if (frame == NULL || lines_out == NULL || stage < 0 || stage >= frame->table->stage_count) {
+    if (frame == NULL || lines_out == NULL || stage < 0 || stage >= frame->table->score_count) {
         return GA_FAIL(
             error, GA_ERR_ARGUMENT, "calibration of decision %d, which the table has not", (int)stage);
     }

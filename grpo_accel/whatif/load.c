@@ -45,7 +45,7 @@ static ga_status fill_from_named(
         table->batch[i] = columns[BATCH].keys != NULL ? columns[BATCH].keys[i] : 0;
         table->reward[i] = columns[REWARD].values[i];
         GA_TRY(check_value(path, "reward", i, table->reward[i], false, error));
-        for (int32_t k = 0; k < table->stage_count; k++) {
+        for (int32_t k = 0; k < table->score_count; k++) {
             const ga_record_named *column = &columns[k == 0 ? SCORE : k == 1 ? SCORE2 : SCORE3];
             table->score[k][i] = column->values[i];
             GA_TRY(check_value(path, column->name, i, column->values[i], true, error));

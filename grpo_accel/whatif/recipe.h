@@ -18,7 +18,7 @@ typedef struct ga_recipe_signal {
 typedef struct ga_recipe {
     const char *name;
     const char *summary;
-    ga_synthetic world; /* stage_count 0: one of the signals goes in */
+    ga_synthetic world; /* signal_count 0: one of the signals goes in */
     int32_t steps_total;
     int32_t ranks;
     int32_t signal_count;

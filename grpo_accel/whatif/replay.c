@@ -371,12 +371,12 @@ static ga_status check_options(
             GA_WHATIF_STAGES_MAX);
     }
     for (int32_t k = 0; k < o->stage_count; k++) {
-        const bool score_ok = o->score[k] >= 0 && o->score[k] < frame->table->stage_count;
+        const bool score_ok = o->score[k] >= 0 && o->score[k] < frame->table->score_count;
         if (!score_ok || o->keep_per_rank[k] < 1 ||
             (k > 0 && (o->keep_per_rank[k] > o->keep_per_rank[k - 1] || o->score[k] <= o->score[k - 1]))) {
             return GA_FAIL(error, GA_ERR_ARGUMENT,
                 "decision %d keeps %d rows a rank by score %d of %d: scores ascend, kept rows don't",
-                (int)k + 1, (int)o->keep_per_rank[k], (int)o->score[k] + 1, (int)frame->table->stage_count);
+                (int)k + 1, (int)o->keep_per_rank[k], (int)o->score[k] + 1, (int)frame->table->score_count);
         }
     }
     return GA_OK;
@@ -385,7 +385,7 @@ static ga_status check_options(
 ga_status ga_replay_lines_fit(const ga_frame *frame, ga_replay_lines *lines_out, ga_error *error) {
     ga_replay_lines lines = {{NULL}};
     ga_status status = GA_OK;
-    for (int32_t k = 0; k < frame->table->stage_count && status == GA_OK; k++) {
+    for (int32_t k = 0; k < frame->table->score_count && status == GA_OK; k++) {
         lines.line[k] = calloc(ga_size(frame->batch_count), sizeof *lines.line[k]);
         status = lines.line[k] == NULL
                      ? GA_FAIL(error, GA_ERR_MEMORY, "no memory for %d calibrations", (int)frame->batch_count)
@@ -400,7 +400,7 @@ ga_status ga_replay_lines_fit(const ga_frame *frame, ga_replay_lines *lines_out,
 }
 
 void ga_replay_lines_free(ga_replay_lines *lines) {
-    for (int32_t k = 0; lines != NULL && k < GA_WHATIF_STAGES_MAX; k++) {
+    for (int32_t k = 0; lines != NULL && k < GA_WHATIF_SCORES_MAX; k++) {
         free(lines->line[k]);
         lines->line[k] = NULL;
     }

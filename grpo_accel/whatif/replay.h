@@ -69,9 +69,9 @@ typedef struct ga_replay_report {
     int64_t lowered_floors, raised_caps;      /* groups, in the first repeat */
 } ga_replay_report;
 
-/* Lines of all decisions' scores: [stage_count][batch_count]. */
+/* Lines of all scores of a table: [score_count][batch_count]. */
 typedef struct ga_replay_lines {
-    ga_line *line[GA_WHATIF_STAGES_MAX];
+    ga_line *line[GA_WHATIF_SCORES_MAX];
 } ga_replay_lines;
 
 /* Fits all of the frame's scores. Freed with ga_replay_lines_free. GA_ERR_MEMORY. */

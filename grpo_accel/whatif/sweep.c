@@ -44,8 +44,8 @@ ga_status ga_case_run(const ga_frame *frame, const ga_replay_lines *lines, const
 
 static ga_status run_all(const ga_frame *frame, const ga_replay_lines *lines, uint64_t seed, ga_case *cases,
     int32_t count, ga_error *error) {
-    ga_within rho[GA_WHATIF_STAGES_MAX];
-    for (int32_t k = 0; k < frame->table->stage_count; k++) {
+    ga_within rho[GA_WHATIF_SCORES_MAX];
+    for (int32_t k = 0; k < frame->table->score_count; k++) {
         GA_TRY(ga_replay_rho(frame, k, seed, &rho[k], error));
     }
     for (int32_t i = 0; i < count; i++) {

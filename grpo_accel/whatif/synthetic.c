@@ -12,9 +12,9 @@ static const double RHO_MAX = 0.9999;
 static const double SKEW_MAX = 1; /* beyond it one row is the group's whole spread */
 enum { BISECTIONS = 60, NODES = 41 };
 
-/* Draws of a world: they share a generator's streams by different batch numbers. */
-static ga_random group_random(uint64_t seed, int64_t group) {
-    return ga_random_make(seed, (uint64_t)group, GA_STREAM_WORLD);
+/* Streams of a group: 0 for all that a world of one signal takes, k for the k-th score before the last. */
+static ga_random group_random(uint64_t seed, int64_t group, int32_t stream) {
+    return ga_random_make(seed, (uint64_t)group + ((uint64_t)stream << 32), GA_STREAM_WORLD);
 }
 
 double ga_copula_spearman(double rho, int32_t n) {
@@ -77,7 +77,7 @@ static double linked(ga_random *random, double other, double link) {
 /* What all rows of a group have in common. */
 typedef struct group {
     double mean, sd, skew, threshold;
-    double rho[GA_WHATIF_STAGES_MAX], score_mean[GA_WHATIF_STAGES_MAX], score_sd[GA_WHATIF_STAGES_MAX];
+    double rho[GA_WHATIF_SCORES_MAX], score_mean[GA_WHATIF_SCORES_MAX], score_sd[GA_WHATIF_SCORES_MAX];
 } group;
 
 static group draw_group(const ga_synthetic *o, const double *centres, ga_random *random) {
@@ -93,7 +93,7 @@ static group draw_group(const ga_synthetic *o, const double *centres, ga_random 
     const double rho_noise = ga_random_normal(random), offset = ga_random_normal(random);
     const double sd_noise =
         ga_random_normal(random); /* one for all decisions: a score stays as wrong as it was */
-    for (int32_t k = 0; k < o->stage_count; k++) {
+    for (int32_t k = 0; k < o->signal_count; k++) {
         const ga_synthetic_signal *s = &o->signal[k];
         const double linked_rho = s->rho_link * z + sqrt(fmax(0, 1 - s->rho_link * s->rho_link)) * rho_noise;
         g.rho[k] = fmin(RHO_MAX, fmax(-RHO_MAX, tanh(centres[k] + s->rho_spread * linked_rho)));
@@ -124,17 +124,19 @@ static double score_of(const ga_synthetic *o, const group *g, int32_t stage, dou
     return g->score_mean[stage] + g->score_sd[stage] * shape;
 }
 
+/* random: [signal_count], as group_random numbers them. */
 static void draw_row(
     const ga_synthetic *o, const group *g, int32_t row, ga_random *random, ga_whatif_table *table) {
-    const double end = ga_random_normal(random);
+    const double end = ga_random_normal(&random[0]);
     double latent = end, known = 1;
     table->reward[row] = reward_of(o, g, end);
-    for (int32_t k = o->stage_count - 1; k >= 0; k--) {
+    for (int32_t k = o->signal_count - 1; k >= 0; k--) {
         /* a noisier copy of the later decision's latent, or of the reward's */
         const double link = fabs(known) > 0 ? g->rho[k] / known : 0;
         const double copy = fmin(1, fmax(-1, link));
         const double tail = o->signal[k].tail;
-        const double noise = exp(tail * end - tail * tail) * ga_random_normal(random);
+        const double noise =
+            exp(tail * end - tail * tail) * ga_random_normal(&random[o->signal_count - 1 - k]);
         latent = copy * latent + sqrt(1 - copy * copy) * noise;
         known *= copy;
         table->score[k][row] = score_of(o, g, k, latent);
@@ -162,7 +164,7 @@ static ga_status check_signal(const ga_synthetic *o, int32_t k, ga_error *error)
 }
 
 static ga_status check_options(const ga_synthetic *o, ga_error *error) {
-    if (o == NULL || o->stage_count < 1 || o->stage_count > GA_WHATIF_STAGES_MAX || o->batches < 1 ||
+    if (o == NULL || o->signal_count < 1 || o->signal_count > GA_WHATIF_SCORES_MAX || o->batches < 1 ||
         o->groups < 1 || o->group_size < 1 ||
         (double)o->batches * o->groups * o->group_size > (double)GA_WHATIF_ROWS_MAX) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "a world needs batches, groups and rows, at most %d in all",
@@ -175,7 +177,7 @@ static ga_status check_options(const ga_synthetic *o, ga_error *error) {
             (!is_share(o->success, 0.001, 0.999) || !is_share(o->success_spread, 0, 5)))) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "a world's spreads, links or skew are out of range");
     }
-    for (int32_t k = 0; k < o->stage_count; k++) {
+    for (int32_t k = 0; k < o->signal_count; k++) {
         GA_TRY(check_signal(o, k, error));
     }
     return GA_OK;
@@ -185,19 +187,22 @@ ga_status ga_synthetic_make(const ga_synthetic *options, ga_whatif_table **table
     GA_TRY(check_options(options, error));
     const int64_t groups = (int64_t)options->batches * options->groups;
     ga_whatif_table *table = NULL;
-    GA_TRY(ga_whatif_table_create(groups * options->group_size, options->stage_count, false, &table, error));
-    double centres[GA_WHATIF_STAGES_MAX];
-    for (int32_t k = 0; k < options->stage_count; k++) {
+    GA_TRY(ga_whatif_table_create(groups * options->group_size, options->signal_count, false, &table, error));
+    double centres[GA_WHATIF_SCORES_MAX];
+    for (int32_t k = 0; k < options->signal_count; k++) {
         centres[k] = centre_of(&options->signal[k], options->group_size);
     }
     int32_t row = 0;
     for (int64_t number = 0; number < groups; number++) {
-        ga_random random = group_random(options->seed, number);
-        const group g = draw_group(options, centres, &random);
+        ga_random random[GA_WHATIF_SCORES_MAX];
+        for (int32_t k = 0; k < options->signal_count; k++) {
+            random[k] = group_random(options->seed, number, k);
+        }
+        const group g = draw_group(options, centres, &random[0]);
         for (int32_t i = 0; i < options->group_size; i++, row++) {
             table->batch[row] = (uint64_t)(number / options->groups);
             table->group[row] = (uint64_t)number;
-            draw_row(options, &g, row, &random, table);
+            draw_row(options, &g, row, random, table);
         }
     }
     *table_out = table;

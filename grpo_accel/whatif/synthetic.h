@@ -14,6 +14,10 @@
  * copula. Scores of several decisions are a Markov chain from the reward backwards: of a later decision's
  * score an earlier one is a noisier copy, corr(y_1, y_2) = ρ_1/ρ_2.
  *
+ * A group's own numbers, its rewards and the noise of its last score come from one stream, the noise of each
+ * score before it from a stream of its own: with the same seed, and the same last signal, worlds of one
+ * decision and of several have the same rewards and the same last score.
+ *
  * Spearman within a group of G rows has, for a Gaussian copula of correlation ρ, the mean
  *     6/(π(G+1))·[asin ρ + (G − 2)·asin(ρ/2)]                  (Moran 1948; G → ∞: (6/π)·asin(ρ/2))
  * which ga_copula_rho inverts; ρ_g spreads as atanh ρ_g = z₀ + spread·N(0, 1), and z₀ is such that the mean
@@ -58,8 +62,8 @@ typedef struct ga_synthetic {
     double skew_link;      /* correlation of log k_g with log σ_g */
     double success;        /* mean success rate; binary only */
     double success_spread; /* standard deviation of a group's rate on the latent scale; binary only */
-    int32_t stage_count;
-    ga_synthetic_signal signal[GA_WHATIF_STAGES_MAX];
+    int32_t signal_count;
+    ga_synthetic_signal signal[GA_WHATIF_SCORES_MAX]; /* each knows at least as much as the one before */
 } ga_synthetic;
 
 /*

@@ -11,6 +11,8 @@
 
 /* Decisions, one after the other, that rows may have a score for. */
 #define GA_WHATIF_STAGES_MAX 3
+/* Scores that a made-up table may have: one for each moment at which a decision could be taken. */
+#define GA_WHATIF_SCORES_MAX 16
 #define GA_WHATIF_ROWS_MAX (1 << 27)
 /* Largest size of a reward or score: squares of it still are numbers in single precision, as in a run. */
 #define GA_WHATIF_VALUE_MAX 1e18
@@ -18,17 +20,17 @@
 /* Owned; freed with ga_whatif_table_free. */
 typedef struct ga_whatif_table {
     int32_t rows;
-    int32_t stage_count;                 /* 1 … GA_WHATIF_STAGES_MAX */
+    int32_t score_count;                 /* 1 … GA_WHATIF_SCORES_MAX; in files up to GA_WHATIF_STAGES_MAX */
     uint64_t *batch;                     /* [rows] any numbers */
     uint64_t *group;                     /* [rows] any numbers; the same in two batches: two groups */
     int32_t *rank;                       /* [rows] ≥ 0; NULL: rows are to be dealt to ranks by chance */
     double *reward;                      /* [rows] finite, no larger than GA_WHATIF_VALUE_MAX */
-    double *score[GA_WHATIF_STAGES_MAX]; /* [rows] each; NaN: not scored, such a row is kept */
+    double *score[GA_WHATIF_SCORES_MAX]; /* [rows] each; NaN: not scored, such a row is kept */
 } ga_whatif_table;
 
 /* A table of zeros with a rank column if asked for. GA_ERR_ARGUMENT (no or too many rows), GA_ERR_MEMORY. */
 ga_status ga_whatif_table_create(
-    int64_t rows, int32_t stage_count, bool has_ranks, ga_whatif_table **table_out, ga_error *error);
+    int64_t rows, int32_t score_count, bool has_ranks, ga_whatif_table **table_out, ga_error *error);
 
 /* Sets *table to NULL. NULL is allowed. */
 void ga_whatif_table_free(ga_whatif_table **table);

@@ -97,6 +97,50 @@ def test_two_decisions_beat_one():
     assert len(pairs) == 3 * 10 and all(r["keep_per_rank"][0] > r["keep_per_rank"][1] for r in pairs)
 
 
+def test_one_and_two_decisions_are_compared_on_the_same_worlds():
+    asked = ("simulate", "--steps", "4,6,8", "--rho", ".5,.7,.79", "--policy", "extremes", "--keep", "2,4", "--repeat", 1)
+    alone, raced = answer(*asked), answer(*asked, "--racing")
+    assert [r for r in raced["results"] if not isinstance(r["keep_per_rank"], list)] == alone["results"]
+    # the first look of a race is that of the one decision: its correlation comes from the same scores
+    rho = {r["costs"]["before"][0]: r["rho_within"] for r in alone["results"]}
+    for r in raced["results"]:
+        if isinstance(r["keep_per_rank"], list):
+            assert r["rho_by_decision"] == [rho[before] for before in r["costs"]["before"]]
+
+
+def test_more_rhos_leave_rewards_alone():
+    """Random pruning sees rewards only: what it keeps does not depend on who else is asked about."""
+    asked = ("simulate", "--policy", "random", "--keep", "2", "--repeat", 1)
+    one = answer(*asked, "--rho", ".5")["results"][0]
+    three = answer(*asked, "--rho", ".2,.5,.7")["results"]
+    assert {r["kept_energy"] for r in three} == {one["kept_energy"]}
+
+
+def costs_of(*arguments):
+    found = answer("simulate", "--policy", "extremes", "--keep", "2", "--std", "global", *arguments)
+    return [(r["costs"]["before"], r["costs"]["signal"], r["costs"]["from"]["before"]) for r in found["results"]]
+
+
+def test_costs_count_whatever_else_is_given():
+    recipe = ("--recipe", "flux-imagereward")
+    assert costs_of(*recipe) == [([0.3], [0.01], "recipe"), ([0.3], [0.01], "recipe"), ([0.4], [0.01], "recipe")]
+    assert costs_of(*recipe, "--costs", "before=.2,signal=.05") == [([0.2], [0.05], "given")] * 3
+    # the recipe decides after 6 and after 8 steps: two shares
+    assert [c[0] for c in costs_of(*recipe, "--costs", "before=.15:.25")] == [[0.15], [0.15], [0.25]]
+    assert [c[1] for c in costs_of(*recipe, "--costs", "signal=.02:.03")] == [[0.02], [0.02], [0.03]]
+    assert [c[0] for c in costs_of(*recipe, "--step", "4")] == [[0.2]] * 3
+    assert [c[0] for c in costs_of("--rho", ".3,.5", "--costs", "before=.2:.4")] == [[0.2], [0.4]]
+    assert [c[1] for c in costs_of("--rho", ".3,.5", "--steps", "4,6", "--costs", "signal=0:.02")] == [[0], [0.02]]
+
+
+def test_a_recipe_races_on_one_world():
+    found = answer("simulate", "--recipe", "flux-imagereward", "--racing", "--policy", "extremes", "--repeat", 2)
+    pairs = [r for r in found["results"] if isinstance(r["keep_per_rank"], list)]
+    assert len(pairs) == 2 * 3 * 2  # signals after 6 then after 8 steps; 5:3, 5:2, 3:2; both standard deviations
+    assert len({r["seed"] for r in found["results"]}) == 1
+    assert found["best"]["global"]["two_decisions"]
+
+
 def test_shapes():
     found = answer("simulate", "--shape", "gaussian,skewed,binary", "--rho", ".6", "--keep", "3",
                    "--policy", "topk,extremes")
@@ -124,6 +168,9 @@ def test_people_get_a_table():
     ("--recipe", "nowhere"), ("--rho", "2"), ("--rho", ".1,.2", "--steps", "1,2,3"), ("--keep", "10"),
     ("--shape", "round"),
     ("--keep", "5:2"), ("--ranks", "1000"), ("--steps", "30"), ("--policy", "best"),
+    ("--recipe", "flux-imagereward", "--costs", "before=.1:.2:.3"), ("--rho", ".3,.5,.7", "--costs", "signal=.1:.2"),
+    ("--steps", "4,6", "--rho", ".3,.5", "--costs", "before=.2"),
+    ("--steps", "4", "--step", "6"),
 ])
 def test_wrong_usage(arguments):
     must(2, "simulate", *arguments)

@@ -40,7 +40,7 @@ static void test_csv_reads_what_it_should(void **state) {
                                    "2,x,18446744073709551615,nan,0,7.0\r\n"
                                    "-1,,red fox,,1,8");
     assert_int_equal(table->rows, 3);
-    assert_int_equal(table->stage_count, 1);
+    assert_int_equal(table->score_count, 1);
     assert_near(table->reward[0], 1.5, 0);
     assert_near(table->score[0][0], -0.2, 0);
     assert_true(isnan(table->score[0][1]) && isnan(table->score[0][2]));
@@ -278,7 +278,7 @@ static void test_a_shared_level_is_no_matter(void **state) {
         .group_size = 12,
         .seed = 5,
         .mean_spread = 1,
-        .stage_count = 1,
+        .signal_count = 1,
         .signal = {{.spearman = 0.6, .offset = 0.3, .sd_keep = 1}}};
     ga_whatif_table *table = NULL;
     ga_error error;
@@ -330,7 +330,7 @@ static void test_everything_kept_is_everything(void **state) {
         .seed = 9,
         .sd_spread = 0.4,
         .mean_spread = 1,
-        .stage_count = 1,
+        .signal_count = 1,
         .signal = {{.spearman = 0.5, .offset = 0.4, .sd_keep = 1}}};
     ga_whatif_table *table = NULL;
     ga_error error;
@@ -407,7 +407,7 @@ static ga_synthetic gaussian_world(int32_t groups, int32_t size, double spearman
         .group_size = size,
         .seed = 11,
         .mean_spread = 1,
-        .stage_count = 1,
+        .signal_count = 1,
         .signal = {{.spearman = spearman, .offset = 0.3, .sd_keep = 1}}};
 }
 
@@ -501,7 +501,7 @@ static void test_break_even(void **state) {
 static void test_two_decisions(void **state) {
     (void)state;
     ga_synthetic world = gaussian_world(12, 24, 0.4);
-    world.stage_count = 2;
+    world.signal_count = 2;
     world.signal[1] = world.signal[0];
     world.signal[1].spearman = 0.8;
     ga_case c = {.options = default_options(GA_POLICY_EXTREMES, 5),
@@ -528,13 +528,34 @@ static void test_two_decisions(void **state) {
     assert_int_equal(ga_cases_run_on_synthetic(&world, 1, cases, 2, NULL), GA_ERR_ARGUMENT);
 }
 
+/* One decision and two are compared on the same rewards, and on the same score where both look at it. */
+static void test_more_signals_change_no_reward(void **state) {
+    (void)state;
+    ga_synthetic world = gaussian_world(12, 24, 0.7);
+    ga_whatif_table *one = NULL, *three = NULL;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_synthetic_make(&world, &one, &error), &error);
+    world.signal_count = 3;
+    world.signal[1] = world.signal[2] = world.signal[0];
+    world.signal[0].spearman = 0.3;
+    world.signal[1].spearman = 0.5;
+    test_ok(ga_synthetic_make(&world, &three, &error), &error);
+    assert_int_equal(one->rows, three->rows);
+    assert_memory_equal(one->reward, three->reward, (size_t)one->rows * sizeof *one->reward);
+    assert_memory_equal(one->score[0], three->score[2], (size_t)one->rows * sizeof *one->reward);
+    assert_memory_not_equal(three->score[0], three->score[1], (size_t)one->rows * sizeof *one->reward);
+    ga_whatif_table_free(&one);
+    ga_whatif_table_free(&three);
+}
+
 static void test_recipes_are_worlds(void **state) {
     (void)state;
     for (int32_t i = 0; i < ga_recipe_count; i++) {
         const ga_recipe *recipe = NULL;
         test_ok(ga_recipe_find(ga_recipes[i].name, &recipe, NULL), NULL);
         ga_synthetic world = recipe->world;
-        world.stage_count = 1;
+        world.signal_count = 1;
         for (int32_t k = 0; k < recipe->signal_count; k++) {
             world.signal[0] = recipe->signals[k].signal;
             ga_whatif_table *table = NULL;
@@ -571,6 +592,7 @@ int main(void) {
         cmocka_unit_test(test_closed_forms),
         cmocka_unit_test(test_break_even),
         cmocka_unit_test(test_two_decisions),
+        cmocka_unit_test(test_more_signals_change_no_reward),
         cmocka_unit_test(test_recipes_are_worlds),
     };
     return cmocka_run_group_tests_name("whatif", tests, NULL, NULL);
