@@ -82,6 +82,13 @@ typedef struct ga_tensor {
     void *stream; /* cudaStream_t of the device, NULL on the CPU */
 } ga_tensor;
 
+/* What a text token is to the image tokens of its row; values of `content` below. */
+typedef enum ga_text {
+    GA_TEXT_PLAIN = 0,   /* attended, but padding or special: not content */
+    GA_TEXT_CONTENT = 1, /* attended, a token of the prompt's own words */
+    GA_TEXT_HIDDEN = 2   /* not attended: the model masks its key, which takes no part in the softmax */
+} ga_text;
+
 /* Name of a status ("late", "config", …), static storage. Any thread. */
 GA_API const char *ga_status_text(ga_status status);
 
@@ -226,8 +233,10 @@ GA_API int32_t ga_batch_decision_step(const ga_batch *batch);
  * Attention of tapped block number `tap` (0 … count-1 of ga_batch_blocks) at the decision step.
  * query, key_image [rows, heads, image tokens, head size], key_text [rows, heads, text tokens, head size]:
  * after normalisation and rotary embedding, conditional rows only, any strides. key_image->data may be NULL
- * for true cross-attention. content [rows, text tokens]: 1 for content tokens, 0 for padding and special
- * ones; NULL: all. On the CPU, or on the device of probe.provider torch.
+ * for true cross-attention; image keys may be more than image tokens (those of a reference image). content
+ * [rows, text tokens] in host memory: ga_text values in any pattern; NULL: all are content. The keys of hidden
+ * tokens are not read; a row whose text is all hidden has 0 in every statistic. On the CPU, or on the device
+ * of probe.provider torch. ARGUMENT: shapes that don't fit each other, another value in content.
  */
 GA_API ga_status ga_batch_observe_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
     const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "grpo_accel/compute/tensor.h"
+#include "grpo_accel/compute/text.h"
 
 /* A tensor of four dimensions, none empty, all of them below 2^31. */
 static ga_status check_view(const ga_tensor *tensor, const char *name, ga_error *error) {
@@ -77,6 +78,7 @@ ga_status ga_capture_attention_take(const ga_tensor *query, const ga_tensor *key
     GA_TRY(check_same(&captured.query, "query", &captured.key_text, "key_text", 1, "heads", error));
     GA_TRY(check_same(&captured.query, "query", &captured.key_text, "key_text", 3, "values a head", error));
     GA_TRY(take_image_keys(key_image, batch_rows, &captured, error));
+    GA_TRY(ga_text_check(content, batch_rows, (int32_t)captured.key_text.shape[2], error));
     captured.content = content;
     captured.rows = batch_rows;
     captured.heads = (int32_t)captured.query.shape[1];

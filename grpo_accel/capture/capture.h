@@ -19,14 +19,15 @@ typedef struct ga_capture_attention {
     bool has_image_keys;    /* false: true cross-attention, key_image is void */
     ga_tensor key_image;    /* [rows, heads, image keys, head size] */
     ga_tensor key_text;     /* [rows, heads, text tokens, head size] */
-    const uint8_t *content; /* [rows, text tokens] 1: a token of the prompt's own words; NULL: all are */
+    const uint8_t *content; /* [rows, text tokens] in host memory, of ga_text; NULL: all are content */
 } ga_capture_attention;
 
 /*
  * Checks that the views are fp32, fp16 or bf16 tensors that fit each other, on any device: room feature knows
  * who computes there. Tensors of twice batch_rows rows are taken as a guided batch with the conditional rows
- * last. key_image may be NULL or have NULL data. GA_ERR_ARGUMENT names the tensor, what it is and what it
- * should be.
+ * last. key_image may be NULL or have NULL data, and more tokens than query. content [batch_rows, text
+ * tokens] holds ga_text values: plain, content, or hidden where the model masks the key. GA_ERR_ARGUMENT
+ * names the tensor, what it is and what it should be.
  */
 ga_status ga_capture_attention_take(const ga_tensor *query, const ga_tensor *key_image,
     const ga_tensor *key_text, const uint8_t *content, int32_t batch_rows, ga_capture_attention *captured_out,

@@ -59,7 +59,7 @@ typedef struct ga_attention_op {
     const ga_tensor *query;     /* [R, heads, image tokens, head size] f32, f16 or bf16, any strides */
     const ga_tensor *key_image; /* [R, heads, image keys, head size]; NULL: softmax over the text alone */
     const ga_tensor *key_text;  /* [R, heads, text tokens, head size] */
-    const uint8_t *content;     /* [R, text tokens] in host memory, 1: content; NULL: all */
+    const uint8_t *content;     /* [R, text tokens] in host memory, of ga_text; NULL: all are content */
     const int32_t *row_index;   /* [rows] which of the R rows; NULL: 0 … rows − 1; host memory */
     uint32_t statistics;        /* bit i: statistic i, never 0 */
 } ga_attention_op;

@@ -1,5 +1,6 @@
 #include "grpo_accel/feature/attention.h"
 
+#include "grpo_accel/compute/text.h"
 #include "grpo_accel/feature/read.h"
 
 int32_t ga_attention_count(uint32_t statistics) {
@@ -52,5 +53,5 @@ ga_status ga_attention_check(const ga_attention_views *views, ga_error *error) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "attention: %d rows from tensors of %lld, on %d threads",
             views->rows, (long long)views->query->shape[0], views->threads);
     }
-    return GA_OK;
+    return ga_text_check(views->content, views->query->shape[0], views->text_tokens, error);
 }

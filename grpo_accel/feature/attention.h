@@ -15,6 +15,9 @@
  *                  image is one token.
  * A row without content has 0 in all of them (in mass only without image keys). A NaN in the input gives NaN
  * in what depends on it, never a crash: in concentration that is the whole row.
+ * Hidden tokens (GA_TEXT_HIDDEN: what the model's own attention mask leaves out) are no text here: their keys
+ * take no part in the softmax and are not read. A row whose text is all hidden has 0 in all of them. Image
+ * keys may be more than image tokens (those of a reference image), or fewer.
  * Mass and entropy of ten blocks are the channels of "Diffusion Probe" (arXiv 2602.23783). That a word whose
  * attention has no place of its own is not painted: Chefer et al., "Attend-and-Excite" (SIGGRAPH 2023).
  */
@@ -52,7 +55,7 @@ typedef struct ga_attention_views {
     const ga_tensor *query;     /* [R, heads, image tokens, head size] */
     const ga_tensor *key_image; /* [R, heads, image keys, head size]; NULL: cross-attention, text keys only */
     const ga_tensor *key_text;  /* [R, heads, text tokens, head size] */
-    const uint8_t *content;     /* [R, text tokens] in host memory, 1: content; NULL: all are */
+    const uint8_t *content;     /* [R, text tokens] in host memory, of ga_text; NULL: all are content */
     uint32_t statistics;        /* GA_ATTENTION_BIT(…); 0: GA_ATTENTION_DEFAULT */
     int32_t threads;            /* at most; 0: as many as this process may use, but no more than 4 */
     const ga_tile_kernel *kernel; /* NULL: the fastest that this processor can run */
@@ -61,7 +64,8 @@ typedef struct ga_attention_views {
 /* Number of bits that are set; statistics 0 counts as the default. */
 int32_t ga_attention_count(uint32_t statistics);
 
-/* GA_ERR_ARGUMENT, with the tensor named, unless shapes, types and devices fit each other. */
+/* GA_ERR_ARGUMENT, with the tensor named, unless shapes, types and devices fit each other and content holds
+ * ga_text values only. */
 ga_status ga_attention_check(const ga_attention_views *views, ga_error *error);
 
 /*

@@ -19,11 +19,12 @@
 typedef struct job {
     const ga_attention_views *views;
     const ga_tile_kernel *kernel;
+    ga_attention_text *texts; /* [rows] */
     uint32_t statistics;
     int32_t begin, end;
-    int32_t pieces;         /* of a row */
-    float *held;            /* [end − begin, image tokens, text tokens] for concentration, else NULL */
-    float *maps;            /* [rows, statistics, image tokens] */
+    int32_t pieces; /* of a row */
+    float *held;    /* [end − begin, image tokens, text tokens] at most, for concentration, else NULL */
+    float *maps;    /* [rows, statistics, image tokens] */
     size_t workspace_bytes; /* of a thread */
     char *workspaces;
     atomic_int next_piece;
@@ -46,34 +47,34 @@ static ga_attention_maps maps_of(const job *j, int32_t row) {
     return maps;
 }
 
-static const uint8_t *content_of(const job *j, int32_t row) {
-    const uint8_t *content = j->views->content;
-    return content == NULL ? NULL : content + (ptrdiff_t)row * j->views->text_tokens;
+/* A row's [image tokens, visible text tokens]. */
+static float *held_of(const job *j, int32_t row) {
+    const size_t size = (size_t)j->views->image_tokens * (size_t)j->views->text_tokens;
+    return j->held + (size_t)(row - j->begin) * size;
 }
 
 static void do_piece(const job *j, int32_t number, float *workspace) {
     const ga_attention_views *views = j->views;
     const int32_t row = j->begin + number / j->pieces, first = number % j->pieces * GA_ATTENTION_PIECE;
     const int32_t count = smaller(GA_ATTENTION_PIECE, views->image_tokens - first);
+    const ga_attention_text *text = &j->texts[row];
     float *probability = workspace + ga_attention_work_floats(views, j->kernel);
     if (j->held != NULL) {
-        const size_t token = (size_t)(row - j->begin) * (size_t)views->image_tokens + (size_t)first;
-        probability = j->held + token * (size_t)views->text_tokens;
+        probability = held_of(j, row) + (size_t)first * (size_t)text->count;
     }
-    ga_attention_work(views, j->kernel, row, first, count, workspace, probability);
+    ga_attention_work(views, j->kernel, text, row, first, count, workspace, probability);
     const ga_attention_maps maps = maps_of(j, row);
     ga_statistics_write(
-        probability, content_of(j, row), views->text_tokens, views->key_image != NULL, first, count, &maps);
+        probability, text->content, text->count, views->key_image != NULL, first, count, &maps);
 }
 
 /* Concentration needs a row's last piece; its few logarithms then cost less than sharing them out. */
 static void concentrate(const job *j, double *workspace) {
-    const ga_attention_views *views = j->views;
     for (int32_t row = j->begin; j->held != NULL && row < j->end; row++) {
-        const size_t size = (size_t)views->image_tokens * (size_t)views->text_tokens;
+        const ga_attention_text *text = &j->texts[row];
         const ga_attention_maps maps = maps_of(j, row);
-        ga_statistics_concentration(j->held + (size_t)(row - j->begin) * size, content_of(j, row),
-            views->image_tokens, views->text_tokens, workspace, maps.maps[GA_ATTENTION_CONCENTRATION]);
+        ga_statistics_concentration(held_of(j, row), text->content, j->views->image_tokens, text->count,
+            workspace, maps.maps[GA_ATTENTION_CONCENTRATION]);
     }
 }
 
@@ -140,6 +141,26 @@ static void *take_memory(size_t bytes) {
     return aligned_alloc(64, (bytes + 63) / 64 * 64);
 }
 
+static void release(const job *j) {
+    free(j->workspaces);
+    free(j->held);
+    free(j->texts);
+}
+
+static ga_status reserve(job *j, int32_t rows, int32_t threads, bool held, ga_error *error) {
+    const size_t token_bytes = (size_t)j->views->text_tokens * sizeof(float);
+    j->workspace_bytes = workspace_bytes(j, held);
+    j->workspaces = take_memory((size_t)threads * j->workspace_bytes);
+    j->held = held ? take_memory((size_t)rows * (size_t)j->views->image_tokens * token_bytes) : NULL;
+    j->texts = ga_attention_texts_make(j->views);
+    if (j->workspaces == NULL || j->texts == NULL || (held && j->held == NULL)) {
+        release(j);
+        return GA_FAIL(error, GA_ERR_MEMORY, "attention: no memory for %d text tokens on %d threads",
+            j->views->text_tokens, threads);
+    }
+    return GA_OK;
+}
+
 ga_status ga_attention_compute(const ga_attention_views *views, float *maps_out, ga_error *error) {
     int32_t kernels = 0;
     job j = {.views = views, .maps = maps_out};
@@ -148,16 +169,7 @@ ga_status ga_attention_compute(const ga_attention_views *views, float *maps_out,
     j.pieces = (views->image_tokens + GA_ATTENTION_PIECE - 1) / GA_ATTENTION_PIECE;
     const bool held = (j.statistics & GA_ATTENTION_BIT(GA_ATTENTION_CONCENTRATION)) != 0;
     const int32_t rows = choose_rows(&j, held), threads = choose_threads(&j, rows);
-    const size_t token_bytes = (size_t)views->text_tokens * sizeof(float);
-    j.workspace_bytes = workspace_bytes(&j, held);
-    j.workspaces = take_memory((size_t)threads * j.workspace_bytes);
-    j.held = held ? take_memory((size_t)rows * (size_t)views->image_tokens * token_bytes) : NULL;
-    if (j.workspaces == NULL || (held && j.held == NULL)) {
-        free(j.workspaces);
-        free(j.held);
-        return GA_FAIL(error, GA_ERR_MEMORY, "attention: no memory for %d text tokens on %d threads",
-            views->text_tokens, threads);
-    }
+    GA_TRY(reserve(&j, rows, threads, held, error));
     for (j.begin = 0; j.begin < views->rows; j.begin = j.end) {
         j.end = smaller(j.begin + rows, views->rows);
         atomic_store(&j.next_piece, 0);
@@ -165,7 +177,6 @@ ga_status ga_attention_compute(const ga_attention_views *views, float *maps_out,
         work_together(&j, threads);
         concentrate(&j, (double *)(void *)j.workspaces);
     }
-    free(j.workspaces);
-    free(j.held);
+    release(&j);
     return GA_OK;
 }

@@ -18,6 +18,7 @@
 typedef struct piece {
     const ga_attention_views *views;
     const ga_tile_kernel *kernel;
+    const ga_attention_text *shown;
     int32_t row, first, count;
     int32_t panels;      /* P */
     int32_t text_panels; /* of keys */
@@ -29,7 +30,7 @@ typedef struct piece {
     float *sums;         /* [P][Q][lanes] */
     float *shifts;       /* [P][Q] */
     uint8_t *failed;     /* [P]: the sums of a panel are out of bounds */
-    float *probability;  /* [count, text tokens] */
+    float *probability;  /* [count, shown tokens] */
 } piece;
 
 static int32_t smaller(int32_t a, int32_t b) {
@@ -73,18 +74,27 @@ size_t ga_attention_work_floats(const ga_attention_views *views, const ga_tile_k
 
 /* ---- packing ---- */
 
+/* Tokens of a view: those in the list, or without one first … first + count − 1. */
+typedef struct chosen_tokens {
+    const ga_tensor *view;
+    const int32_t *list; /* [count] or NULL */
+    int32_t first, count;
+} chosen_tokens;
+
 /*
- * Tokens first … first + count − 1 of a head as panels of `size`, [head size][size] each; the last panel is
- * filled up with copies of the last token, which change no maximum.
+ * Tokens of a head as panels of `size`, [head size][size] each; the last panel is filled up with copies of
+ * the last token, which change no maximum.
  */
-static void pack(const piece *p, const ga_tensor *view, int32_t head, int32_t first, int32_t count,
-    int32_t size, float scale, float *panels) {
+static void pack(
+    const piece *p, const chosen_tokens *tokens, int32_t head, int32_t size, float scale, float *panels) {
+    const ga_tensor *view = tokens->view;
     const int32_t head_size = p->views->head_size;
     const int64_t start = p->row * view->strides[0] + head * view->strides[1];
-    for (int32_t i = 0; i < panels_of(count, size) * size; i++) {
+    for (int32_t i = 0; i < panels_of(tokens->count, size) * size; i++) {
         float *to = panels + (ptrdiff_t)(i / size) * head_size * size + i % size;
-        if (i < count) {
-            const int64_t offset = start + (int64_t)(first + i) * view->strides[2];
+        if (i < tokens->count) {
+            const int64_t token = tokens->list != NULL ? tokens->list[i] : tokens->first + i;
+            const int64_t offset = start + token * view->strides[2];
             ga_read_run(view, offset, view->strides[3], head_size, scale, p->values);
         }
         for (int32_t d = 0; d < head_size; d++) {
@@ -95,8 +105,10 @@ static void pack(const piece *p, const ga_tensor *view, int32_t head, int32_t fi
 
 static void pack_head(const piece *p, int32_t head) {
     const float scale = (float)(1.4426950408889634 / sqrt((double)p->views->head_size));
-    pack(p, p->views->query, head, p->first, p->count, p->kernel->queries, scale, p->query);
-    pack(p, p->views->key_text, head, 0, p->views->text_tokens, p->kernel->keys, 1.0f, p->text);
+    const chosen_tokens queries = {p->views->query, NULL, p->first, p->count};
+    const chosen_tokens text = {p->views->key_text, p->shown->tokens, 0, p->shown->count};
+    pack(p, &queries, head, p->kernel->queries, scale, p->query);
+    pack(p, &text, head, p->kernel->keys, 1.0f, p->text);
 }
 
 static float *query_panel(const piece *p, int32_t panel) {
@@ -150,7 +162,8 @@ static void pass_image(const piece *p, int32_t head, bool highest) {
     const int32_t tokens = key != NULL ? (int32_t)key->shape[2] : 0;
     for (int32_t first = 0; first < tokens; first += KEY_TILE) {
         const int32_t keys = smaller(KEY_TILE, tokens - first);
-        pack(p, key, head, first, keys, p->kernel->keys, 1.0f, p->image);
+        const chosen_tokens image = {key, NULL, first, keys};
+        pack(p, &image, head, p->kernel->keys, 1.0f, p->image);
         if (highest) {
             raise_tile(p, p->image, panels_of(keys, p->kernel->keys));
         } else {
@@ -198,7 +211,7 @@ static void total_panel(const piece *p, int32_t panel, float *totals) {
     const float *sums = p->sums + (ptrdiff_t)panel * lanes_of_panel(p);
     for (int32_t q = 0; q < kernel->queries; q++) {
         totals[q] = add_lanes(sums + q * kernel->lanes, kernel->lanes) +
-                    sum_of(p->powers + (ptrdiff_t)q * stride, p->views->text_tokens);
+                    sum_of(p->powers + (ptrdiff_t)q * stride, p->shown->count);
     }
 }
 
@@ -211,7 +224,7 @@ static void add_scaled(int32_t count, float factor, const float *restrict from, 
 /* probability += softmax / heads, for one panel. */
 static void add_panel(const piece *p, int32_t panel, const float *totals) {
     const int32_t begin = panel * p->kernel->queries, stride = p->text_panels * p->kernel->keys;
-    const int32_t text_tokens = p->views->text_tokens;
+    const int32_t text_tokens = p->shown->count;
     for (int32_t q = 0; q < smaller(p->kernel->queries, p->count - begin); q++) {
         add_scaled(text_tokens, 1.0f / (totals[q] * (float)p->views->heads),
             p->powers + (ptrdiff_t)q * stride, p->probability + (ptrdiff_t)(begin + q) * text_tokens);
@@ -289,15 +302,17 @@ static void add_head(const piece *p, int32_t head) {
     }
 }
 
-void ga_attention_work(const ga_attention_views *views, const ga_tile_kernel *kernel, int32_t row,
-    int32_t first, int32_t count, float *workspace, float *probability) {
-    piece p = {.views = views, .kernel = kernel, .row = row, .first = first, .count = count};
+void ga_attention_work(const ga_attention_views *views, const ga_tile_kernel *kernel,
+    const ga_attention_text *text, int32_t row, int32_t first, int32_t count, float *workspace,
+    float *probability) {
+    piece p = {.views = views, .kernel = kernel, .shown = text, .row = row, .first = first, .count = count};
     divide(&p, views, kernel, workspace);
     p.panels = panels_of(count, kernel->queries);
-    p.text_panels = panels_of(views->text_tokens, kernel->keys);
+    p.text_panels = panels_of(text->count, kernel->keys);
     p.probability = probability;
-    memset(probability, 0, sizeof(float) * (size_t)count * (size_t)views->text_tokens);
-    for (int32_t head = 0; head < views->heads; head++) {
+    memset(probability, 0, sizeof(float) * (size_t)count * (size_t)text->count);
+    /* without text there is nothing to give: a softmax over no key at all must not be asked for */
+    for (int32_t head = 0; text->count > 0 && head < views->heads; head++) {
         add_head(&p, head);
     }
 }

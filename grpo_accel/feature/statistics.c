@@ -13,7 +13,7 @@ typedef struct content_sums {
 } content_sums;
 
 static bool is_content(const uint8_t *content, int32_t token) {
-    return content == NULL || content[token] != 0;
+    return content == NULL || content[token] == GA_TEXT_CONTENT;
 }
 
 static content_sums sum_probabilities(

@@ -11,7 +11,7 @@ typedef struct ga_attention_maps {
 
 /*
  * Statistics of single image tokens, all but concentration: values first … first + count − 1 of the maps from
- * probability [count, text_tokens]. content [text_tokens] or NULL. Any thread.
+ * probability [count, text_tokens]. content [text_tokens], never hidden, or NULL. Any thread.
  */
 void ga_statistics_write(const float *probability, const uint8_t *content, int32_t text_tokens,
     bool has_image_keys, int32_t first, int32_t count, const ga_attention_maps *maps);

@@ -51,6 +51,23 @@ void free_stored(stored *made) {
     free(made->memory);
 }
 
+/* A row's content. */
+static void draw_content(const attention_case *what, int32_t row, ga_random *random, uint8_t *content) {
+    const int32_t shown = (int32_t)ga_random_below(random, (uint32_t)what->text_tokens + 1);
+    const bool all_hidden = what->mask == MASK_HIDDEN || (what->mask == MASK_FIRST_ROW && row == 0);
+    for (int32_t j = 0; j < what->text_tokens; j++) {
+        const uint8_t any = (uint8_t)ga_random_below(random, 3);
+        const uint8_t attended = any != 0 ? GA_TEXT_CONTENT : GA_TEXT_PLAIN;
+        content[j] = what->mask == MASK_PLAIN ? GA_TEXT_PLAIN : what->mask == MASK_CONTENT ? attended : any;
+        if (what->mask == MASK_PADDED) {
+            content[j] = j < shown ? attended : GA_TEXT_HIDDEN;
+        }
+        if (all_hidden) {
+            content[j] = GA_TEXT_HIDDEN;
+        }
+    }
+}
+
 attention_inputs make_inputs(const attention_case *what, ga_random *random) {
     attention_inputs made;
     const int64_t query[4] = {what->held_rows, what->heads, what->image_tokens, what->head_size};
@@ -60,11 +77,10 @@ attention_inputs make_inputs(const attention_case *what, ga_random *random) {
     made.query = make_stored(random, what->dtype, query, what->order, what->scale);
     made.key_image = make_stored(random, what->dtype, image, what->order, 1);
     made.key_text = make_stored(random, what->dtype, text, what->order, 1);
-    const size_t count = (size_t)(what->held_rows * what->text_tokens);
-    made.content = malloc(count);
+    made.content = malloc((size_t)(what->held_rows * what->text_tokens));
     assert_non_null(made.content);
-    for (size_t i = 0; i < count; i++) {
-        made.content[i] = what->mask == 2 ? 0 : ga_random_below(random, 3) != 0;
+    for (int32_t row = 0; row < what->held_rows; row++) {
+        draw_content(what, row, random, made.content + (ptrdiff_t)row * what->text_tokens);
     }
     return made;
 }
@@ -78,9 +94,13 @@ ga_attention_views views_of(const attention_case *what, const attention_inputs *
         .query = &inputs->query.view,
         .key_image = what->image_keys > 0 ? &inputs->key_image.view : NULL,
         .key_text = &inputs->key_text.view,
-        .content = what->mask == 0 ? NULL : inputs->content,
+        .content = what->mask == MASK_NONE ? NULL : inputs->content,
         .statistics = ALL_STATISTICS,
         .threads = 1};
+}
+
+static const uint8_t *content_of(const attention_case *what, const attention_inputs *inputs, int32_t row) {
+    return what->mask == MASK_NONE ? NULL : inputs->content + (ptrdiff_t)row * what->text_tokens;
 }
 
 static double dot(const double *a, const double *b, int32_t count) {
@@ -91,26 +111,36 @@ static double dot(const double *a, const double *b, int32_t count) {
     return sum;
 }
 
-/* Adds one head's softmax over all keys, text part only, to probability[text tokens]. */
+/* Of a text key, or after those an image key; −∞: hidden. */
+static double logit_of(const attention_case *what, const attention_inputs *inputs, int64_t block,
+    int32_t token, int32_t key, const uint8_t *content) {
+    const int32_t d = what->head_size, image = key - what->text_tokens;
+    const double *q = inputs->query.values + (block * what->image_tokens + token) * d;
+    if (image >= 0) {
+        return dot(q, inputs->key_image.values + (block * what->image_keys + image) * d, d) / sqrt((double)d);
+    }
+    if (content != NULL && content[key] == GA_TEXT_HIDDEN) {
+        return -INFINITY;
+    }
+    return dot(q, inputs->key_text.values + (block * what->text_tokens + key) * d, d) / sqrt((double)d);
+}
+
+/* Adds one head's softmax over all keys, text part only, to probability[text tokens]; 0 without any key. */
 static void naive_head(const attention_case *what, const attention_inputs *inputs, int32_t row, int32_t head,
     int32_t token, double *probability) {
-    const int32_t d = what->head_size, keys = what->text_tokens + what->image_keys;
-    const int64_t block = (int64_t)row * what->heads + head;
-    const double *q = inputs->query.values + (block * what->image_tokens + token) * d;
+    const int32_t keys = what->text_tokens + what->image_keys;
     double *logits = malloc((size_t)keys * sizeof *logits);
     double highest = -INFINITY, sum = 0;
     assert_non_null(logits);
     for (int32_t j = 0; j < keys; j++) {
-        const int32_t image = j - what->text_tokens;
-        const double *k = image < 0 ? inputs->key_text.values + (block * what->text_tokens + j) * d
-                                    : inputs->key_image.values + (block * what->image_keys + image) * d;
-        logits[j] = dot(q, k, d) / sqrt((double)d);
+        logits[j] = logit_of(
+            what, inputs, (int64_t)row * what->heads + head, token, j, content_of(what, inputs, row));
         highest = fmax(highest, logits[j]);
     }
-    for (int32_t j = 0; j < keys; j++) {
+    for (int32_t j = 0; highest > -INFINITY && j < keys; j++) {
         sum += exp(logits[j] - highest);
     }
-    for (int32_t j = 0; j < what->text_tokens; j++) {
+    for (int32_t j = 0; highest > -INFINITY && j < what->text_tokens; j++) {
         probability[j] += exp(logits[j] - highest) / sum / what->heads;
     }
     free(logits);
@@ -119,7 +149,7 @@ static void naive_head(const attention_case *what, const attention_inputs *input
 naive_row make_naive(const attention_case *what, const attention_inputs *inputs, int32_t row) {
     const int32_t n = what->image_tokens, m = what->text_tokens;
     naive_row made = {.image_tokens = n, .text_tokens = m, .joint = what->image_keys > 0};
-    made.content = what->mask == 0 ? NULL : inputs->content + (ptrdiff_t)row * m;
+    made.content = content_of(what, inputs, row);
     made.p = calloc((size_t)n * (size_t)m, sizeof(double));
     made.concentration = calloc((size_t)m, sizeof(double));
     assert_true(made.p != NULL && made.concentration != NULL);
@@ -152,7 +182,7 @@ double naive_statistics(const naive_row *row, int32_t token, double out[GA_ATTEN
     double text = 0, content = 0, square = 0, maximum = 0, entropy = 0, mixed = 0;
     int count = 0;
     for (int32_t j = 0; j < row->text_tokens; j++) {
-        const bool is_content = row->content == NULL || row->content[j] != 0;
+        const bool is_content = row->content == NULL || row->content[j] == GA_TEXT_CONTENT;
         text += p[j];
         content += is_content ? p[j] : 0;
         square += is_content ? p[j] * p[j] : 0;
@@ -161,7 +191,7 @@ double naive_statistics(const naive_row *row, int32_t token, double out[GA_ATTEN
         count += is_content;
     }
     for (int32_t j = 0; j < row->text_tokens; j++) {
-        const bool is_content = row->content == NULL || row->content[j] != 0;
+        const bool is_content = row->content == NULL || row->content[j] == GA_TEXT_CONTENT;
         entropy -= is_content && p[j] > 0 ? p[j] / content * log(p[j] / content) : 0;
     }
     const double mean = count > 0 ? content / count : 0;

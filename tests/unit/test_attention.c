@@ -19,6 +19,18 @@ static const attention_case attention_cases[] = {
     {"large logits", 2, 2, 40, 40, 13, 16, GA_F32, natural_order, 60, MASK_CONTENT, 2e-3},
     {"two pieces", 1, 1, 531, 523, 21, 8, GA_F32, token_order, 1, MASK_CONTENT, 1e-5},
     {"logits beyond a float's exponent", 1, 2, 70, 70, 13, 16, GA_F32, odd_order, 300, MASK_NONE, 1e-2},
+    {"a reference image's keys", 2, 3, 24, 61, 9, 8, GA_F16, token_order, 1, MASK_CONTENT, 1e-5},
+    {"hidden text", 3, 2, 40, 40, 77, 16, GA_F32, natural_order, 1, MASK_ANY, 1e-5},
+    {"hidden text beside a reference image", 3, 2, 20, 53, 19, 8, GA_BF16, token_order, 1, MASK_ANY, 1e-5},
+    {"padding that is hidden", 4, 2, 33, 33, 256, 8, GA_BF16, token_order, 1, MASK_PADDED, 1e-5},
+    {"padding that is hidden, cross-attention", 4, 2, 33, 0, 77, 8, GA_F16, odd_order, 1, MASK_PADDED, 1e-5},
+    {"hidden text and two pieces", 2, 1, 531, 523, 41, 8, GA_F32, odd_order, 1, MASK_ANY, 1e-5},
+    {"hidden text and large logits", 2, 2, 40, 40, 23, 16, GA_F32, natural_order, 60, MASK_ANY, 2e-3},
+    {"one row's text hidden", 3, 2, 18, 18, 7, 8, GA_F32, natural_order, 1, MASK_FIRST_ROW, 1e-5},
+    {"one row's text hidden, cross-attention", 3, 2, 18, 0, 7, 8, GA_F32, token_order, 1, MASK_FIRST_ROW,
+        1e-5},
+    {"all text hidden", 2, 2, 18, 25, 7, 8, GA_F16, natural_order, 1, MASK_HIDDEN, 1e-5},
+    {"all text hidden, cross-attention", 2, 2, 18, 0, 7, 8, GA_F32, natural_order, 1, MASK_HIDDEN, 1e-5},
     {"equal logits", 1, 2, 10, 10, 6, 8, GA_F32, natural_order, 0, MASK_NONE, 1e-5},
 };
 
@@ -51,13 +63,13 @@ static void attention_of_any_shape(void **state) {
     ga_random random = test_random(11);
     static const int32_t dtypes[] = {GA_F32, GA_F16, GA_BF16};
     static const int *const orders[] = {natural_order, token_order, odd_order};
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 150; i++) {
         const attention_case what = {"any", 1 + (int32_t)ga_random_below(&random, 3),
             1 + (int32_t)ga_random_below(&random, 3), 1 + (int32_t)ga_random_below(&random, 50),
             (int32_t)ga_random_below(&random, 90), 1 + (int32_t)ga_random_below(&random, 40),
             1 + (int32_t)ga_random_below(&random, 24), dtypes[ga_random_below(&random, 3)],
             orders[ga_random_below(&random, 3)], 1 + 5 * ga_random_uniform(&random),
-            (case_mask)ga_random_below(&random, 2), 2e-5};
+            (case_mask)ga_random_below(&random, MASK_COUNT), 2e-5};
         attention_inputs inputs = make_inputs(&what, &random);
         const ga_attention_views views = views_of(&what, &inputs);
         float *maps = compute_maps(&views);
@@ -88,6 +100,54 @@ static void threads_change_nothing(void **state) {
     }
     free(together);
     free(alone);
+    free_inputs(&inputs);
+}
+
+/* What a hidden key holds is never read, and a row is what it would be had its text been shorter. */
+static void hidden_keys_are_as_if_not_there(void **state) {
+    (void)state;
+    enum { SHOWN = 37, TEXT = 90, TOKENS = 50 };
+    ga_random random = test_random(21);
+    for (int32_t image_keys = 0; image_keys <= 60; image_keys += 60) {
+        const attention_case what = {
+            "there", 1, 2, TOKENS, image_keys, TEXT, 16, GA_F32, natural_order, 1, MASK_CONTENT, 1e-5};
+        attention_inputs inputs = make_inputs(&what, &random);
+        ga_attention_views views = views_of(&what, &inputs);
+        memset(inputs.content + SHOWN, GA_TEXT_HIDDEN, TEXT - SHOWN);
+        for (int32_t head = 0; head < 2; head++) {
+            float *keys = (float *)inputs.key_text.memory + head * inputs.key_text.view.strides[1];
+            for (int64_t i = SHOWN * inputs.key_text.view.strides[2]; i < TEXT * 16; i++) {
+                keys[i] = NAN;
+            }
+        }
+        float *hidden = compute_maps(&views);
+        inputs.key_text.view.shape[2] = views.text_tokens = SHOWN;
+        float *shorter = compute_maps(&views);
+        assert_memory_equal(hidden, shorter, GA_ATTENTION_STATISTIC_COUNT * TOKENS * sizeof *hidden);
+        free(hidden);
+        free(shorter);
+        free_inputs(&inputs);
+    }
+}
+
+/* Of all rows' content, also where only some are wanted. */
+static void other_values_of_content_are_refused(void **state) {
+    (void)state;
+    const attention_case what = {"values", 3, 1, 4, 4, 5, 4, GA_F32, natural_order, 1, MASK_ANY, 1e-5};
+    ga_random random = test_random(22);
+    attention_inputs inputs = make_inputs(&what, &random);
+    const ga_attention_views views = views_of(&what, &inputs);
+    assert_int_equal(ga_attention_check(&views, NULL), GA_OK);
+    for (int value = 3; value < 256; value += 84) {
+        ga_error error;
+        ga_error_clear(&error);
+        const uint8_t before = inputs.content[2 * 5 + 3];
+        inputs.content[2 * 5 + 3] = (uint8_t)value;
+        assert_int_equal(ga_attention_check(&views, &error), GA_ERR_ARGUMENT);
+        assert_non_null(strstr(error.message, "row 2"));
+        assert_non_null(strstr(error.message, "token 3"));
+        inputs.content[2 * 5 + 3] = before;
+    }
     free_inputs(&inputs);
 }
 
@@ -191,6 +251,8 @@ int main(void) {
         cmocka_unit_test(attention_is_as_defined),
         cmocka_unit_test(attention_of_any_shape),
         cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(hidden_keys_are_as_if_not_there),
+        cmocka_unit_test(other_values_of_content_are_refused),
         cmocka_unit_test(attention_is_checked),
         cmocka_unit_test(powers_are_exact),
         cmocka_unit_test(workspace_does_not_grow_with_the_image),

@@ -211,6 +211,42 @@ static void wrong_attention_is_named(void **state) {
     assert_int_equal(ga_capture_attention_take(NULL, NULL, NULL, NULL, 4, &captured, NULL), GA_ERR_ARGUMENT);
 }
 
+/* Plain, content and hidden text in rows of five tokens, and a value that means nothing. */
+static void wrong_content_is_named(void **state) {
+    (void)state;
+    attention_case made;
+    make_attention(&made);
+    uint8_t content[10] = {
+        GA_TEXT_CONTENT, GA_TEXT_PLAIN, GA_TEXT_HIDDEN, GA_TEXT_PLAIN, GA_TEXT_HIDDEN, GA_TEXT_HIDDEN};
+    ga_capture_attention captured;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_capture_attention_take(
+                &made.query, &made.key_image, &made.key_text, content, 2, &captured, &error),
+        &error);
+    content[5 + 2] = 3;
+    assert_int_equal(ga_capture_attention_take(
+                         &made.query, &made.key_image, &made.key_text, content, 2, &captured, &error),
+        GA_ERR_ARGUMENT);
+    assert_non_null(strstr(error.message, "row 1, text token 2 is 3"));
+}
+
+/* Queries of the image, keys of it and of a reference image. */
+static void image_keys_may_be_more(void **state) {
+    (void)state;
+    attention_case made;
+    make_attention(&made);
+    made.query.shape[2] = 4;
+    ga_capture_attention captured;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(
+        ga_capture_attention_take(&made.query, &made.key_image, &made.key_text, NULL, 2, &captured, &error),
+        &error);
+    assert_int_equal(captured.image_tokens, 4);
+    assert_int_equal(captured.key_image.shape[2], 6);
+}
+
 /* Pointers of a device are counted with, never read. */
 static void attention_may_be_elsewhere(void **state) {
     (void)state;
@@ -260,6 +296,8 @@ int main(void) {
         cmocka_unit_test(attention_may_be_elsewhere),
         cmocka_unit_test(attention_is_taken),
         cmocka_unit_test(wrong_attention_is_named),
+        cmocka_unit_test(wrong_content_is_named),
+        cmocka_unit_test(image_keys_may_be_more),
         cmocka_unit_test(latents_are_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
