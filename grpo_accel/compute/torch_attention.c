@@ -3,9 +3,11 @@
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/compute/tensor.h"
+#include "grpo_accel/compute/text.h"
 #include "grpo_accel/compute/torch_memory.h"
 #include "grpo_accel/compute/torch_ops.h"
 
@@ -15,8 +17,8 @@
 /* The statistics, in the order of grpo_accel/feature/attention.h, which this room can't see. */
 enum { MASS, ENTROPY, MAXIMUM, SPREAD, SHARE, CONCENTRATION, STATISTICS };
 
-/* Scratch on the device. H heads, K keys (image, then text), T text tokens, I image tokens, t a tile of them.
- */
+/* Scratch on the device. H heads, K keys (image, then text), T text tokens that the row can see, I image
+ * tokens, t a tile of them. Sized for a row that sees all of its text. */
 typedef struct scratch {
     float *all;         /* the one allocation */
     float *query;       /* [H, t, D] */
@@ -33,10 +35,19 @@ typedef struct scratch {
     float *maps;        /* [statistics, I] of one row */
 } scratch;
 
+/* The text that a row can see, in host memory with room for all of it. */
+typedef struct visible_text {
+    int32_t *tokens;  /* which, ascending */
+    uint8_t *content; /* never hidden */
+    float *mask;      /* 1: content */
+    int32_t count, content_count;
+} visible_text;
+
 typedef struct attention_work {
     const ga_attention_op *op;
-    int64_t image_keys, keys, tile;
-    int32_t statistics; /* how many */
+    int64_t image_keys, keys, tile; /* keys: those of the row */
+    int32_t statistics;             /* how many */
+    visible_text text;              /* of the row */
     scratch at;
 } attention_work;
 
@@ -100,7 +111,7 @@ static ga_status check(const ga_attention_op *op, ga_error *error) {
                 (long long)op->query->shape[0]);
         }
     }
-    return GA_OK;
+    return ga_text_check(op->content, op->query->shape[0], op->text_tokens, error);
 }
 
 /* ---- scratch ---- */
@@ -150,19 +161,38 @@ static ga_torch_view tokens_of(
         .strides = {tensor->strides[1], tensor->strides[2], tensor->strides[3]}};
 }
 
-/* Keys of all heads, image before text, as fp32. */
-static ga_status gather_keys(const attention_work *w, int32_t row, ga_error *error) {
+/* `count` keys of all heads from `first` on, to key `at` of the row's, as fp32. */
+static ga_status gather_run(const attention_work *w, const ga_tensor *from, int32_t row, int64_t first,
+    int64_t count, int64_t at, ga_error *error) {
     const ga_attention_op *op = w->op;
+    const ga_torch_view source = tokens_of(op, from, row, first, count);
     ga_torch_view target = ga_torch_view3(w->at.keys, op->heads, w->keys, op->head_size);
-    if (op->key_image != NULL) {
-        const ga_torch_view source = tokens_of(op, op->key_image, row, 0, w->image_keys);
-        target.sizes[1] = w->image_keys;
-        GA_TRY(ga_torch_copy(&target, &source, error));
-    }
-    const ga_torch_view source = tokens_of(op, op->key_text, row, 0, op->text_tokens);
-    target.data = w->at.keys + w->image_keys * op->head_size;
-    target.sizes[1] = op->text_tokens;
+    target.data = w->at.keys + at * op->head_size;
+    target.sizes[1] = count;
     return ga_torch_copy(&target, &source, error);
+}
+
+/* Where the run of neighbours that begins at visible token `i` ends. */
+static int32_t end_of_run(const visible_text *text, int32_t i) {
+    int32_t end = i + 1;
+    while (end < text->count && text->tokens[end] == text->tokens[end - 1] + 1) {
+        end++;
+    }
+    return end;
+}
+
+/* Image keys, then visible text keys: one copy for each run of them, and padding leaves one run. */
+static ga_status gather_keys(const attention_work *w, int32_t row, ga_error *error) {
+    const visible_text *text = &w->text;
+    if (w->op->key_image != NULL) {
+        GA_TRY(gather_run(w, w->op->key_image, row, 0, w->image_keys, 0, error));
+    }
+    for (int32_t i = 0; i < text->count;) {
+        const int32_t end = end_of_run(text, i);
+        GA_TRY(gather_run(w, w->op->key_text, row, text->tokens[i], end - i, w->image_keys + i, error));
+        i = end;
+    }
+    return GA_OK;
 }
 
 static ga_status softmax(ga_torch_view logits, ga_torch_view target, ga_error *error) {
@@ -192,15 +222,15 @@ static ga_status take_tile(
     ga_torch_view joint = ga_torch_view3(w->at.joint, op->heads, count, w->keys);
     GA_TRY(softmax(logits, joint, error));
     joint.data = w->at.joint + w->image_keys; /* of it, the text keys */
-    joint.sizes[2] = op->text_tokens;
+    joint.sizes[2] = w->text.count;
     return ga_torch_reduce("aten::mean", "out", joint, 0,
-        ga_torch_view2(w->at.probability + first * op->text_tokens, count, op->text_tokens), error);
+        ga_torch_view2(w->at.probability + first * w->text.count, count, w->text.count), error);
 }
 
 /* ---- statistics of one row ---- */
 
 static ga_torch_view table_at(const attention_work *w, const float *data) {
-    return ga_torch_view2(data, w->op->image_tokens, w->op->text_tokens);
+    return ga_torch_view2(data, w->op->image_tokens, w->text.count);
 }
 
 /* A vector over image tokens, as a column that broadcasts over text tokens. */
@@ -243,7 +273,8 @@ static ga_status at_least_smallest(ga_torch_view vector, ga_error *error) {
 }
 
 /* Standard deviation over content tokens divided by their mean. Expects weights not yet divided. */
-static ga_status spread(const attention_work *w, int32_t content_count, float *map, ga_error *error) {
+static ga_status spread(const attention_work *w, float *map, ga_error *error) {
+    const int32_t content_count = w->text.content_count;
     const float share = 1.0f / (float)(content_count > 0 ? content_count : 1);
     const ga_torch_view work = table_at(w, w->at.work), column = vector_at(w, w->at.column);
     GA_TRY(ga_torch_combine(
@@ -252,7 +283,7 @@ static ga_status spread(const attention_work *w, int32_t content_count, float *m
     const ga_torch_view weights = table_at(w, w->at.weights);
     GA_TRY(ga_torch_copy(&work, &weights, error));
     GA_TRY(ga_torch_add_product(
-        work, column_at(w, w->at.column), ga_torch_view2(w->at.mask, 1, w->op->text_tokens), -1.0f, error));
+        work, column_at(w, w->at.column), ga_torch_view2(w->at.mask, 1, w->text.count), -1.0f, error));
     GA_TRY(ga_torch_combine("aten::mul", work, work, work, error));
     const ga_torch_view target = vector_at(w, map);
     GA_TRY(sum_over(work, 1, target, error));
@@ -276,8 +307,8 @@ static ga_status entropy(const attention_work *w, float *map, ga_error *error) {
 static ga_status concentration(const attention_work *w, float *map, ga_error *error) {
     const ga_attention_op *op = w->op;
     const ga_torch_view work = table_at(w, w->at.work);
-    const ga_torch_view tokens = ga_torch_view1(w->at.tokens, op->text_tokens);
-    const ga_torch_view row = ga_torch_view2(w->at.tokens, 1, op->text_tokens);
+    const ga_torch_view tokens = ga_torch_view1(w->at.tokens, w->text.count);
+    const ga_torch_view row = ga_torch_view2(w->at.tokens, 1, w->text.count);
     GA_TRY(sum_over(table_at(w, w->at.probability), 0, tokens, error));
     GA_TRY(at_least_smallest(tokens, error));
     GA_TRY(ga_torch_combine("aten::div", table_at(w, w->at.probability), row, work, error));
@@ -285,7 +316,7 @@ static ga_status concentration(const attention_work *w, float *map, ga_error *er
     GA_TRY(sum_over(work, 0, tokens, error)); /* H */
     const float factor = op->image_tokens > 1 ? -1.0f / logf((float)op->image_tokens) : 0.0f;
     GA_TRY(ga_torch_combine("aten::mul", tokens, ga_torch_view_number(&factor), tokens, error));
-    const ga_torch_view column = ga_torch_view2(w->at.tokens, op->text_tokens, 1);
+    const ga_torch_view column = ga_torch_view2(w->at.tokens, w->text.count, 1);
     const ga_torch_view target = ga_torch_view2(map, op->image_tokens, 1);
     GA_TRY(ga_torch_multiply("aten::mm", table_at(w, w->at.weights), column, target, error));
     /* Σ w · 1 is 1 where there is content, else 0 */
@@ -294,11 +325,10 @@ static ga_status concentration(const attention_work *w, float *map, ga_error *er
 }
 
 /* mask, and weights = probability · mask with their sum in `content`. */
-static ga_status mask_content(const attention_work *w, const float *mask, ga_error *error) {
-    const int32_t text_tokens = w->op->text_tokens;
-    GA_TRY(ga_torch_upload((size_t)text_tokens, mask, w->at.mask, error));
+static ga_status mask_content(const attention_work *w, ga_error *error) {
+    GA_TRY(ga_torch_upload((size_t)w->text.count, w->text.mask, w->at.mask, error));
     GA_TRY(ga_torch_combine("aten::mul", table_at(w, w->at.probability),
-        ga_torch_view2(w->at.mask, 1, text_tokens), table_at(w, w->at.weights), error));
+        ga_torch_view2(w->at.mask, 1, w->text.count), table_at(w, w->at.weights), error));
     return sum_over(table_at(w, w->at.weights), 1, vector_at(w, w->at.content), error);
 }
 
@@ -313,7 +343,7 @@ static float *map_of(const attention_work *w, int statistic) {
 }
 
 /* Those that need the probabilities as they are. */
-static ga_status write_plain_statistics(const attention_work *w, int32_t content_count, ga_error *error) {
+static ga_status write_plain_statistics(const attention_work *w, ga_error *error) {
     if (is_wanted(w, MASS)) {
         const bool joint = w->op->key_image != NULL;
         const ga_torch_view of = table_at(w, joint ? w->at.probability : w->at.weights);
@@ -322,7 +352,7 @@ static ga_status write_plain_statistics(const attention_work *w, int32_t content
     if (is_wanted(w, MAXIMUM)) {
         GA_TRY(largest(w, map_of(w, MAXIMUM), error));
     }
-    return is_wanted(w, SPREAD) ? spread(w, content_count, map_of(w, SPREAD), error) : GA_OK;
+    return is_wanted(w, SPREAD) ? spread(w, map_of(w, SPREAD), error) : GA_OK;
 }
 
 /* Those that need them as shares of the content; `weights` becomes that. */
@@ -343,45 +373,63 @@ static ga_status write_share_statistics(const attention_work *w, ga_error *error
     return is_wanted(w, CONCENTRATION) ? concentration(w, map_of(w, CONCENTRATION), error) : GA_OK;
 }
 
-/* Content of a row as floats; how many there are. */
-static int32_t fill_mask(const ga_attention_op *op, int32_t row, float *mask) {
-    int32_t count = 0;
-    for (int32_t j = 0; j < op->text_tokens; j++) {
-        const bool content = op->content == NULL || op->content[(ptrdiff_t)row * op->text_tokens + j] != 0;
-        mask[j] = content ? 1.0f : 0.0f;
-        count += content;
+/* ---- rows ---- */
+
+/* Room for all of a row's text in one block; free text.mask. */
+static ga_status make_text(int32_t text_tokens, visible_text *text_out, ga_error *error) {
+    const size_t count = (size_t)text_tokens;
+    float *mask = malloc(count * (sizeof(float) + sizeof(int32_t) + sizeof(uint8_t)));
+    if (mask == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "attention: no memory for %d text tokens", text_tokens);
     }
-    return count;
+    int32_t *tokens = (int32_t *)(void *)(mask + count);
+    *text_out = (visible_text){.mask = mask, .tokens = tokens, .content = (uint8_t *)(tokens + count)};
+    return GA_OK;
 }
 
-static ga_status take_row(
-    const attention_work *w, int32_t row, float *mask, float *maps_out, ga_error *error) {
+static void choose_text(attention_work *w, int32_t row) {
     const ga_attention_op *op = w->op;
+    visible_text *text = &w->text;
+    const uint8_t *content = op->content == NULL ? NULL : op->content + (ptrdiff_t)row * op->text_tokens;
+    text->count = ga_text_visible(content, op->text_tokens, text->tokens, text->content);
+    text->content_count = 0;
+    for (int32_t j = 0; j < text->count; j++) {
+        text->mask[j] = text->content[j] == GA_TEXT_CONTENT ? 1.0f : 0.0f;
+        text->content_count += text->content[j] == GA_TEXT_CONTENT;
+    }
+    w->keys = w->image_keys + text->count;
+}
+
+/* maps_out [statistics, image tokens] */
+static ga_status take_row(attention_work *w, int32_t row, float *maps_out, ga_error *error) {
+    const ga_attention_op *op = w->op;
+    const size_t floats = (size_t)w->statistics * (size_t)op->image_tokens;
+    choose_text(w, row);
+    if (w->text.count == 0) { /* a softmax over no key at all would be NaN */
+        memset(maps_out, 0, floats * sizeof *maps_out);
+        return GA_OK;
+    }
     GA_TRY(gather_keys(w, row, error));
     for (int64_t first = 0; first < op->image_tokens; first += w->tile) {
         GA_TRY(take_tile(w, row, first, smaller(w->tile, op->image_tokens - first), error));
     }
-    const int32_t content_count = fill_mask(op, row, mask);
-    GA_TRY(mask_content(w, mask, error));
-    GA_TRY(write_plain_statistics(w, content_count, error));
+    GA_TRY(mask_content(w, error));
+    GA_TRY(write_plain_statistics(w, error));
     GA_TRY(write_share_statistics(w, error));
-    return ga_torch_download((size_t)w->statistics * (size_t)op->image_tokens, w->at.maps, maps_out, error);
+    return ga_torch_download(floats, w->at.maps, maps_out, error);
 }
 
 ga_status ga_torch_attention(const ga_attention_op *op, float *maps_out, ga_error *error) {
     GA_TRY(check(op, error));
-    float *mask = malloc((size_t)op->text_tokens * sizeof *mask);
-    if (mask == NULL) {
-        return GA_FAIL(error, GA_ERR_MEMORY, "attention: no memory for %d text tokens", op->text_tokens);
-    }
     attention_work work = {.op = op};
+    GA_TRY(make_text(op->text_tokens, &work.text, error));
     ga_status status = set_up(&work, error);
     const size_t row_floats = ga_size((int64_t)work.statistics * op->image_tokens);
     for (int32_t i = 0; i < op->rows && status == GA_OK; i++) {
         const int32_t row = op->row_index != NULL ? op->row_index[i] : i;
-        status = take_row(&work, row, mask, maps_out + (size_t)i * row_floats, error);
+        status = take_row(&work, row, maps_out + (size_t)i * row_floats, error);
     }
     ga_torch_release(work.at.all);
-    free(mask);
+    free(work.text.mask);
     return status;
 }

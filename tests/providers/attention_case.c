@@ -58,8 +58,12 @@ typedef struct by_the_book {
     double *p;
 } by_the_book;
 
+/* −∞ where the key is hidden. */
 static double logit(const by_the_book *b, int64_t row, int64_t head, int64_t i, int64_t key) {
     const bool image = key < b->test->image_keys;
+    if (!image && b->content != NULL && b->content[key - b->test->image_keys] == GA_TEXT_HIDDEN) {
+        return -INFINITY;
+    }
     double sum = 0.0;
     for (int32_t d = 0; d < b->test->head_size; d++) {
         sum += load(b->query, row, head, i, d) * load(image ? b->key_image : b->key_text, row, head,
@@ -79,10 +83,10 @@ static void fill_probabilities(const by_the_book *b, int64_t row) {
                 logits[key] = logit(b, row, head, i, key);
                 highest = logits[key] > highest ? logits[key] : highest;
             }
-            for (int64_t key = 0; key < keys; key++) {
+            for (int64_t key = 0; highest > -INFINITY && key < keys; key++) {
                 sum += exp(logits[key] - highest);
             }
-            for (int32_t j = 0; j < b->test->text_tokens; j++) {
+            for (int32_t j = 0; highest > -INFINITY && j < b->test->text_tokens; j++) {
                 b->p[(int64_t)i * b->test->text_tokens + j] +=
                     exp(logits[b->test->image_keys + j] - highest) / sum / b->test->heads;
             }
@@ -92,7 +96,7 @@ static void fill_probabilities(const by_the_book *b, int64_t row) {
 }
 
 static bool is_content(const by_the_book *b, int32_t j) {
-    return b->content == NULL || b->content[j] != 0;
+    return b->content == NULL || b->content[j] == GA_TEXT_CONTENT;
 }
 
 /* 1 − H / ln(image tokens) of the attention that text token j gets. */
@@ -102,7 +106,7 @@ static double token_concentration(const by_the_book *b, int32_t j) {
         sum += b->p[(int64_t)i * b->test->text_tokens + j];
     }
     for (int32_t i = 0; i < b->test->image_tokens; i++) {
-        const double q = b->p[(int64_t)i * b->test->text_tokens + j] / sum;
+        const double q = sum > 0 ? b->p[(int64_t)i * b->test->text_tokens + j] / sum : 0;
         entropy -= q > 0 ? q * log(q) : 0.0;
     }
     return 1.0 - entropy / log((double)b->test->image_tokens);
@@ -183,10 +187,13 @@ static float *run_attention(const ga_attention_op *op) {
     return maps;
 }
 
-/* Random, but row 0 has no content. */
+/* Random, but row 0 has no content, or nothing that can be seen. */
 static void draw_content(const attention_case *test, ga_random *random, uint8_t *content) {
     for (int32_t i = 0; i < (test->rows + EXTRA_ROWS) * test->text_tokens; i++) {
-        content[i] = i >= test->text_tokens && ga_random_below(random, 3) != 0;
+        const uint8_t any = (uint8_t)ga_random_below(random, 3);
+        const uint8_t first = test->hidden ? GA_TEXT_HIDDEN : GA_TEXT_PLAIN;
+        const uint8_t other = test->hidden ? any : any != 0 ? GA_TEXT_CONTENT : GA_TEXT_PLAIN;
+        content[i] = i < test->text_tokens ? first : other;
     }
 }
 
@@ -240,6 +247,42 @@ void attention_case_check_nan(void) {
         assert_true(isfinite(maps[(ATTENTION_STATISTICS + k) * 5]));
     }
     free(maps);
+    free(query.memory);
+    free(key_text.memory);
+}
+
+void attention_case_check_hidden(void) {
+    enum { SHOWN = 5, TEXT = 8, TOKENS = 6, SIZE = 4 };
+    ga_random random = test_random(78);
+    const attention_case test = {.rows = 1,
+        .heads = 2,
+        .image_tokens = TOKENS,
+        .text_tokens = TEXT,
+        .head_size = SIZE,
+        .token_stride = SIZE,
+        .dtype = GA_F32};
+    uint8_t content[2 * TEXT] = {GA_TEXT_CONTENT, GA_TEXT_PLAIN, GA_TEXT_CONTENT, GA_TEXT_CONTENT,
+        GA_TEXT_PLAIN, GA_TEXT_HIDDEN, GA_TEXT_HIDDEN, GA_TEXT_HIDDEN};
+    drawn query = draw(&test, TOKENS, &random), key_text = draw(&test, TEXT, &random);
+    for (int64_t i = SHOWN * key_text.view.strides[2]; i < key_text.view.strides[0]; i++) {
+        store(key_text.memory, GA_F32, i, NAN); /* of row 0 */
+    }
+    for (int k = 0; k < 2; k++) {
+        const ga_tensor *image = k == 0 ? NULL : &query.view;
+        ga_attention_op op = {
+            1, 2, TOKENS, TEXT, SIZE, &query.view, image, &key_text.view, content, NULL, 0x3f};
+        float *hidden = run_attention(&op);
+        op.text_tokens = SHOWN;
+        ga_tensor shorter_view = key_text.view;
+        shorter_view.shape[2] = SHOWN;
+        op.key_text = &shorter_view;
+        float *shorter = run_attention(&op);
+        for (int32_t i = 0; i < ATTENTION_STATISTICS * TOKENS; i++) {
+            assert_true(isfinite(shorter[i]) && fabsf(hidden[i] - shorter[i]) <= 1e-6f);
+        }
+        free(hidden);
+        free(shorter);
+    }
     free(query.memory);
     free(key_text.memory);
 }

@@ -12,7 +12,8 @@ typedef struct attention_case {
     int32_t image_keys; /* 0: cross-attention */
     int32_t token_stride;
     ga_dtype dtype;
-    bool masked;
+    bool masked; /* content is given, and row 0 has none */
+    bool hidden; /* some of the text is not attended, and all of row 0's */
     uint32_t statistics;
 } attention_case;
 
@@ -21,6 +22,9 @@ typedef struct attention_case {
  * fails unless every statistic is within `tolerance` of its definition.
  */
 void attention_case_check(const attention_case *test, ga_random *random, double tolerance);
+
+/* What a hidden key holds never reaches a result: a row is what it would be had its text been shorter. */
+void attention_case_check_hidden(void);
 
 /* A NaN in one row's query gives NaN there and leaves the other row alone. */
 void attention_case_check_nan(void);

@@ -178,7 +178,8 @@ static attention_case random_attention(ga_random *random) {
         .text_tokens = 1 + (int32_t)ga_random_below(random, 12),
         .head_size = 4 + (int32_t)ga_random_below(random, 13),
         .dtype = (ga_dtype)ga_random_below(random, 3),
-        .masked = ga_random_below(random, 2) != 0,
+        .masked = ga_random_below(random, 3) != 0,
+        .hidden = ga_random_below(random, 2) != 0,
         .statistics = 1 + ga_random_below(random, 63)};
     test.image_keys = ga_random_below(random, 2) != 0 ? test.image_tokens + 3 : 0;
     test.token_stride = test.head_size + (int32_t)ga_random_below(random, 3);
@@ -188,11 +189,12 @@ static attention_case random_attention(ga_random *random) {
 static void attention_is_what_the_definitions_say(void **state) {
     (void)state;
     ga_random random = test_random(103);
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 120; i++) {
         const attention_case test = random_attention(&random);
-        attention_case_check(&test, &random, 2e-5);
+        attention_case_check(&test, &random, 1e-5);
     }
     attention_case_check_nan();
+    attention_case_check_hidden();
 }
 
 /* More logits than a tile holds: 16 heads × 2100 keys × 520 queries. */
@@ -208,7 +210,7 @@ static void attention_takes_tiles(void **state) {
         .token_stride = 4,
         .dtype = GA_F16,
         .statistics = 0x3f};
-    attention_case_check(&test, &random, 2e-5);
+    attention_case_check(&test, &random, 1e-5);
 }
 
 static ga_status ask_attention(void *user, ga_error *error) {
@@ -230,6 +232,12 @@ static void impossible_attention_is_refused(void **state) {
     op.rows = 2;
     assert_int_equal(pair_torch->run(ask_attention, &op, &error), GA_ERR_ARGUMENT);
     op.rows = 1;
+    const uint8_t content[2] = {GA_TEXT_HIDDEN, GA_TEXT_HIDDEN + 1};
+    op.content = content;
+    ga_error_clear(&error);
+    assert_int_equal(pair_torch->run(ask_attention, &op, &error), GA_ERR_ARGUMENT);
+    assert_non_null(strstr(error.message, "text token 1"));
+    op.content = NULL;
     view.strides[3] = -1;
     assert_int_equal(pair_torch->run(ask_attention, &op, NULL), GA_ERR_ARGUMENT);
     view.strides[3] = 1;

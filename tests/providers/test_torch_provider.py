@@ -130,19 +130,24 @@ def test_adamw_equals_pytorch(table: Table, device: str) -> None:
         near(parameter, leaf.detach(), 1e-5)
 
 
+HIDDEN = 2  # GA_TEXT_HIDDEN
+
+
 def attention_by_the_book(query: torch.Tensor, key_image: torch.Tensor | None, key_text: torch.Tensor,
                           content: torch.Tensor) -> torch.Tensor:
     """[rows, 6, image tokens], as grpo_accel/feature/attention.h defines them, in double."""
     query, key_text = query.double(), key_text.double()
     keys = key_text if key_image is None else torch.cat([key_image.double(), key_text], 2)
-    joint = torch.softmax(query @ keys.transpose(2, 3) / query.shape[3] ** 0.5, 3).mean(1)
+    logits = query @ keys.transpose(2, 3) / query.shape[3] ** 0.5
+    logits[..., -key_text.shape[2]:].masked_fill_((content == HIDDEN)[:, None, None], -torch.inf)
+    joint = torch.softmax(logits, 3).mean(1)
     text = joint[:, :, keys.shape[2] - key_text.shape[2]:]
-    mask = content[:, None, :].double()
+    mask = (content == 1)[:, None, :].double()
     masked = text * mask
     total, count = masked.sum(2), mask.sum(2)
     mean = total / count
     share = masked / total[:, :, None]
-    received = text / text.sum(1, keepdim=True)
+    received = (text / text.sum(1, keepdim=True)).nan_to_num()  # nobody looks at a hidden token
     concentration = 1 - torch.special.entr(received).sum(1) / numpy.log(text.shape[1])
     return torch.stack([
         text.sum(2) if key_image is not None else total,
@@ -167,8 +172,9 @@ def run_attention(table: Table, query: torch.Tensor, key_image: torch.Tensor | N
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("layout", ["plain", "projection", "sliced"])
+@pytest.mark.parametrize("hidden", [False, True])
 def test_attention_equals_its_definition(
-        table: Table, device: str, dtype: torch.dtype, joint: bool, layout: str) -> None:
+        table: Table, device: str, dtype: torch.dtype, joint: bool, layout: str, hidden: bool) -> None:
     def draw(tokens: int) -> torch.Tensor:
         if layout == "plain":
             return torch.randn(2, 3, tokens, 16, device=device).to(dtype)
@@ -177,9 +183,11 @@ def test_attention_equals_its_definition(
         return torch.randn(4, 3, 2 * tokens, 20, device=device).to(dtype)[::2, :, 1::2, 2:18]
 
     query, key_text = draw(25), draw(7)
-    key_image = draw(25) if joint else None
-    content = torch.rand(2, 7, device=device) < 0.7
-    content[:, 0] = True
+    key_image = draw(37) if joint else None  # a reference image has keys and no queries
+    content = (torch.rand(2, 7, device=device) < 0.7).to(torch.uint8)
+    if hidden:
+        content[torch.rand(2, 7, device=device) < 0.4] = HIDDEN
+    content[:, 0] = 1
     got = run_attention(table, query, key_image, key_text, content)
     expected = attention_by_the_book(query, key_image, key_text, content).cpu()
     for statistic in range(6):
