@@ -28,6 +28,10 @@ class Flow:
     def x0(self, state: torch.Tensor, prediction: torch.Tensor, level: float) -> torch.Tensor:
         return state - level * prediction
 
+    def velocity(self, state: torch.Tensor, prediction: torch.Tensor, level: float) -> torch.Tensor:
+        """(state − x0) / level."""
+        return prediction
+
     def move(self, state: torch.Tensor, prediction: torch.Tensor, level: float, target: float) -> torch.Tensor:
         """One Euler step of the ODE from a level to another."""
         return state + (target - level) * prediction
@@ -49,10 +53,18 @@ class VariancePreserving:
 
     def levels(self) -> list[float]:
         times = [float(time) for time in self._scheduler.timesteps]
-        return [math.sqrt(max(0.0, 1.0 - self._between(time))) for time in times] + [0.0]
+        sigmas = getattr(self._scheduler, "sigmas", None)
+        if sigmas is not None and len(sigmas) == len(times) + 1:  # of x0 + σ·ε: they say it exactly
+            return [float(sigma) / math.hypot(1.0, float(sigma)) for sigma in sigmas]
+        final = float(getattr(self._scheduler, "final_alpha_cumprod", 1.0))
+        return [math.sqrt(max(0.0, 1.0 - kept)) for kept in (*map(self._between, times), final)]
 
     def x0(self, state: torch.Tensor, prediction: torch.Tensor, level: float) -> torch.Tensor:
         return self._parts(state, prediction, level)[0]
+
+    def velocity(self, state: torch.Tensor, prediction: torch.Tensor, level: float) -> torch.Tensor:
+        """(state − x0) / level."""
+        return (state - self.x0(state, prediction, level)) / level
 
     def move(self, state: torch.Tensor, prediction: torch.Tensor, level: float, target: float) -> torch.Tensor:
         """One DDIM step without noise from a level to another."""
