@@ -189,10 +189,11 @@ typedef struct ga_batch_options {
     int32_t latent_channels;
     int32_t latent_height;
     int32_t latent_width;
-    int32_t token_height; /* image tokens of the attention maps */
+    int32_t token_height; /* grid of image tokens, of the coarsest block that could be tapped; others may be
+                             finer */
     int32_t token_width;
-    int32_t block_count; /* blocks that could be tapped, in order of depth */
-    int32_t text_tokens;
+    int32_t block_count;            /* blocks that could be tapped, in order of depth */
+    int32_t text_tokens;            /* of this batch: other batches may have more or fewer */
     const char *const *block_names; /* [block_count] */
     int32_t hidden_values;          /* width of the vectors of input hidden; 0: not known */
     int32_t prompt_values;          /* of input prompt */
@@ -234,9 +235,9 @@ GA_API int32_t ga_batch_decision_step(const ga_batch *batch);
  * query, key_image [rows, heads, image tokens, head size], key_text [rows, heads, text tokens, head size]:
  * after normalisation and rotary embedding, conditional rows only, any strides. key_image->data may be NULL
  * for true cross-attention; image keys may be more than image tokens (those of a reference image). content
- * [rows, text tokens] in host memory: ga_text values in any pattern; NULL: all are content. The keys of hidden
- * tokens are not read; a row whose text is all hidden has 0 in every statistic. On the CPU, or on the device
- * of probe.provider torch. ARGUMENT: shapes that don't fit each other, another value in content.
+ * [rows, text tokens] in host memory: ga_text values in any pattern; NULL: all are content. The keys of
+ * hidden tokens are not read; a row whose text is all hidden has 0 in every statistic. On the CPU, or on the
+ * device of probe.provider torch. ARGUMENT: shapes that don't fit each other, another value in content.
  */
 GA_API ga_status ga_batch_observe_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
     const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error);

@@ -22,7 +22,8 @@ import yaml
 
 from experiments.shapes import sampler as shapes
 from experiments.shapes import scorer, world
-from grpo_accel import lookahead, taps_sd3
+from grpo_accel import lookahead
+from grpo_accel.taps_sd3 import StableDiffusion3
 from grpo_accel import library
 from grpo_accel.signals import pooled_hidden
 
@@ -30,6 +31,7 @@ from .samplers import Sampler, load
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+SD3 = StableDiffusion3()
 MODELS = ROOT / "experiments" / "shapes" / "models"
 MODEL_NAME = "shapes-sd3"
 TOKENS = 16  # of each text encoder
@@ -78,7 +80,7 @@ class World:
         return text.repeat_interleave(repeats, 0), pooled.repeat_interleave(repeats, 0)
 
     def content(self, prompts: list[str]) -> torch.Tensor:
-        masks = [taps_sd3.content_mask(self.pipeline, prompt, 2 * TOKENS, TOKENS) for prompt in prompts]
+        masks = [SD3.content(self.pipeline, prompt, 2 * TOKENS, TOKENS, None) for prompt in prompts]
         return torch.tensor(masks, dtype=torch.uint8)
 
     def velocity(self, latents, sigma: float, text, pooled):
@@ -95,9 +97,10 @@ class Taps:
 
     def __init__(self, transformer):
         self.attention, self.hidden = [], None
-        self._blocks = taps_sd3.blocks(transformer)
+        self._blocks = SD3.blocks(transformer)
         self.names = [name for name, _ in self._blocks]
-        self._middle = taps_sd3.hidden_block(transformer, "middle")
+        hidden = SD3.hidden_blocks(transformer)
+        self._middle = hidden[len(hidden) // 2][1]
         self._handles = []
 
     def __enter__(self):
@@ -112,10 +115,10 @@ class Taps:
             self._handles.pop().remove()
 
     def _take_attention(self, module, args, kwargs):
-        self.attention.append(taps_sd3.query_and_keys(module, kwargs, slice(None)))
+        self.attention.append(SD3.query_and_keys(module, kwargs, slice(None), None))
 
     def _take_hidden(self, module, args, output):
-        self.hidden = pooled_hidden(taps_sd3.hidden_state(output))
+        self.hidden = pooled_hidden(SD3.hidden_state(output, None))
 
 
 def accel_config(folder: Path, step: int, join: str) -> Path:

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import grpo_accel
-from grpo_accel import taps_sd3
+from grpo_accel.taps_sd3 import StableDiffusion3
 from grpo_accel.lora import Lora
 
 from .collect import HERE, World, prompts_in
@@ -41,7 +41,7 @@ def main() -> None:
     updates = options.updates or distilled["updates"]
     world = World()
     model = world.transformer.requires_grad_(False)
-    adapter = Lora.fresh(model, taps_sd3.LORA_TARGETS, distilled["rank"], config["seed"])
+    adapter = Lora.fresh(model, StableDiffusion3.LORA_TARGETS, distilled["rank"], config["seed"])
     weights = adapter.tensors()
     for weight in weights:
         weight.requires_grad_(True)

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from . import previews, rewards, schemas, seams, taps_sd3
+from . import models, previews, rewards, schemas, seams, versions
 from .distilled import Distilled
 from .library import INPUTS, MODES, Session, load
 from .proxy import PipelineProxy
 from .rollout import Rollout
-from .seams import ENCODER_MODULES, PIPELINE_MODULES, REWARD_MODULE, SEAM_MODULES, TRACKER_MODULE
+from .seams import ENCODER_FUNCTIONS, PIPELINE_FUNCTIONS, REFUSED, REWARD_MODULE, SEAM_MODULES, TRACKER_MODULE
 from .signals import GUESSES
+from .taps import bare
 
-TAPS = (taps_sd3,)
 FINALS = ("none", "latent", "image")
 OPEN_ROLLOUTS_MAX = 512  # batches of one update; more means that the host never computes advantages
 
@@ -65,8 +65,9 @@ class Runtime:
         self._by_images = {}
         self._warned = set()
         self._prompts = None
-        self._t5_tokens = None
-        self._content_masks = {}
+        self._longest = 0  # the host's max_sequence_length, where its encoder was told one
+        self._content = {}
+        self._taps = {}  # by pipeline class
         self._undo = []
         self._finder = None
         self._gave_up = False
@@ -100,19 +101,18 @@ class Runtime:
         entry = self._by_images.get(id(images))
         return entry if entry is not None and entry.images is images else None
 
-    def model_name(self, pipeline, taps) -> str:
-        """Class and a digest of the denoiser's configuration: what a probe is bound to."""
-        denoiser = getattr(pipeline, taps.DENOISER)
-        config = {key: value for key, value in dict(denoiser.config).items() if not key.startswith("_")}
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        return f"{type(pipeline).__name__}/{digest}"
+    def model_name(self, pipeline, taps, geometry) -> str:
+        """What a probe is bound to: the pipeline's class, digests of the denoiser's and the scheduler's configuration,
+        and the size of the latent."""
+        parts = (bare(getattr(pipeline, taps.DENOISER)).config, pipeline.scheduler.config)
+        size = f"{geometry.channels}x{geometry.height}x{geometry.width}"
+        return "/".join([type(pipeline).__name__, *(_digest(config) for config in parts), size])
 
-    def content_mask(self, pipeline, taps, prompt: str, text_tokens: int) -> list:
-        key = (prompt, text_tokens)
-        if key not in self._content_masks:
-            t5_tokens = self._t5_tokens if self._t5_tokens is not None else 0
-            self._content_masks[key] = taps.content_mask(pipeline, prompt, text_tokens, t5_tokens)
-        return self._content_masks[key]
+    def content(self, pipeline, taps, prompt: str, text_tokens: int, valid: int | None) -> list:
+        key = (prompt, text_tokens, valid)
+        if key not in self._content:
+            self._content[key] = taps.content(pipeline, prompt, text_tokens, self._longest, valid)
+        return self._content[key]
 
     def keeps_previews(self) -> bool:
         """Whether the batch that is rolled out is one whose previews GRPO_ACCEL_SAVE_PREVIEWS asks for."""
@@ -140,7 +140,7 @@ class Runtime:
                 self.distilled.drop(f"{type(error).__name__}: {error}")
         self.open_rollouts.clear()
         self._by_images.clear()
-        self._content_masks.clear()
+        self._content.clear()
         self._log_to_wandb()
 
     def _audit_distilled(self, prompts, rewards) -> None:
@@ -180,11 +180,15 @@ class Runtime:
     # ------------------------------------------------------------------ wraps
 
     def taps_of(self, pipeline):
-        for taps in TAPS:
-            if type(pipeline).__name__ in taps.PIPELINES:
-                return taps
-        name = type(pipeline).__name__
-        self.warn_once("pipeline", f"{name} is not a pipeline that can be accelerated; it runs as it is")
+        """What is known of the pipeline's model; None, and a warning once, where nothing is or it can't be followed."""
+        kind = type(pipeline)
+        if kind not in self._taps:
+            self._taps[kind] = models.taps_of(pipeline)
+        taps = self._taps[kind]
+        why = "is not a pipeline that can be accelerated" if taps is None else taps.why_not(pipeline)
+        if why is None:
+            return taps
+        self.warn_once("pipeline", f"{kind.__name__} ({versions.describe(('diffusers',))}) {why}; it runs as it is")
         return None
 
     def wrap_pipeline(self, function):
@@ -200,14 +204,7 @@ class Runtime:
                 if rolls:  # followed or not: what the tracker is asked next is about other rows
                     self.ended_update = None
                 active = rolls and self.is_active()
-                taps = self.taps_of(pipeline) if active else None
-                if taps is not None:
-                    prompts, metadata = self._prompts_of_batch(arguments)
-                    if prompts is None:
-                        self.warn_once("prompts", "the prompts of a batch are not known, so it is not accelerated")
-                        self.session.missed_batch()
-                    else:
-                        rollout = Rollout(self, taps, pipeline, prompts, metadata, seams.noise_window(arguments))
+                rollout = self._begin_rollout(pipeline, arguments) if active else None
             except Exception as error:  # a fork's call that looks like none we know still is the host's call
                 self.ended_update = None
                 self.degrade("a batch could not be followed, so it is not accelerated", error)
@@ -225,8 +222,25 @@ class Runtime:
 
         return wrapped
 
+    def _begin_rollout(self, pipeline, arguments: dict):
+        """The rollout of a call of the host's sampling function; None, and why is said once, where it can't be one."""
+        taps = self.taps_of(pipeline)
+        if taps is None:
+            return None
+        if arguments.get("kl_reward"):
+            self.warn_once("kl_reward", "kl_reward asks the reference policy inside of each rollout and rewards each "
+                           "denoising step apart: such a batch is not accelerated")
+            self.session.missed_batch()
+            return None
+        prompts, metadata = self._prompts_of_batch(arguments)
+        if prompts is None:
+            self.warn_once("prompts", "the prompts of a batch are not known, so it is not accelerated")
+            self.session.missed_batch()
+            return None
+        return Rollout(self, taps, pipeline, prompts, metadata, arguments, seams.noise_window(arguments))
+
     def _finish(self, rollout, result) -> None:
-        images = result[0] if isinstance(result, tuple) else result
+        images = seams.images_of(result)
         rollout.finish(images)
         if rollout.batch is not None:
             self._by_images[id(images)] = rollout
@@ -258,12 +272,15 @@ class Runtime:
         if prompts is None:
             prompts = self._prompts
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        rows = embeds.shape[0] if embeds is not None else len(prompts or [])
-        if prompts is None or len(prompts) != rows:
+        each = arguments.get("num_images_per_prompt") or arguments.get("num_videos_per_prompt") or 1
+        asked = embeds.shape[0] if embeds is not None else len(prompts or [])
+        if prompts is None or len(prompts) != asked:
             return None, None
+        self._longest = arguments.get("max_sequence_length") or self._longest if embeds is None else self._longest
+        prompts = [prompt for prompt in prompts for _ in range(each)]
         metadata = seams.callers_metadata() if self.inputs & set(GUESSES) else None
-        known = isinstance(metadata, (list, tuple)) and len(metadata) == rows
-        return list(prompts), metadata if known else [{} for _ in range(rows)]
+        known = isinstance(metadata, (list, tuple)) and len(metadata) == len(prompts)
+        return prompts, metadata if known else [{} for _ in prompts]
 
     def wrap_encode_prompt(self, function):
         """encode_prompt(text_encoders, tokenizers, prompt, max_sequence_length): remembers the strings only."""
@@ -275,7 +292,7 @@ class Runtime:
             prompts = bound.get("prompt")
             if isinstance(prompts, (list, tuple)) and any(prompts):
                 self._prompts = list(prompts)
-                self._t5_tokens = bound.get("max_sequence_length", self._t5_tokens)
+                self._longest = bound.get("max_sequence_length", self._longest)
             return function(*args, **kwargs)
 
         return wrapped
@@ -283,10 +300,12 @@ class Runtime:
     def patch(self, module) -> None:
         """Replaces the seams that a module defines; `detach` puts them back."""
         name = module.__name__
-        if name in PIPELINE_MODULES:
-            self._replace(module, "pipeline_with_logprob", self.wrap_pipeline)
-        elif name in ENCODER_MODULES:
-            self._replace(module, "encode_prompt", self.wrap_encode_prompt)
+        if name in PIPELINE_FUNCTIONS:
+            self._replace(module, PIPELINE_FUNCTIONS[name], self.wrap_pipeline)
+        elif name in ENCODER_FUNCTIONS:
+            self._replace(module, ENCODER_FUNCTIONS[name], self.wrap_encode_prompt)
+        elif name in REFUSED:
+            self.warn_once(name, f"{REFUSED[name]}: nothing is attached to it")
         elif name == REWARD_MODULE:
             self._replace(module, "multi_score", lambda function: rewards.wrap_multi_score(self, function))
         elif name == TRACKER_MODULE:
@@ -329,6 +348,11 @@ def _provider_overrides() -> list:
         return []
     _write_log(1, f"this PyTorch has other signatures of {', '.join(names)}; the probe is computed natively")
     return ["probe.provider=native"]
+
+
+def _digest(config) -> str:
+    known = {key: value for key, value in dict(config).items() if not key.startswith("_")}
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _text(value):

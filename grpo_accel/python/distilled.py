@@ -19,7 +19,7 @@ from . import previews
 from .lora import Lora
 from .pairs import Pairs
 from .peers import Peers
-from .policy import prediction_of
+from .calls import argument, prediction_of, with_argument
 
 LEARNING_RATE = 2e-3
 PASSES_MAX = 20  # over the pairs, in one training: more would only recognise them
@@ -35,14 +35,18 @@ class Template:
 
     def __init__(self, policy):
         call, taps = policy.prompted_call, policy.taps
-        self.module, self.args = call.module, call.args
-        self.kwargs = {name: _ordinary(value) for name, value in call.kwargs.items() if name not in taps.ROW_ARGUMENTS}
-        self.taps, self.pipeline, self.rows = taps, policy.pipeline, policy.rows
-        self.device, self.state_type = policy.device, call.kwargs[taps.STATE_ARGUMENT].dtype
-        self.time_type = call.kwargs["timestep"].dtype
-        self.texts = [name for name in taps.ROW_ARGUMENTS
-                      if name not in (taps.STATE_ARGUMENT, "timestep") and call.kwargs.get(name) is not None]
-        self.text_types = {name: call.kwargs[name].dtype for name in self.texts}
+        kwargs = policy.prompted_arguments()
+        self.module, self.kwargs = call.module, {name: _ordinary(value) for name, value in kwargs.items()}
+        self.taps, self.process, self.rows = taps, policy.process, policy.rows
+        self.device, self.state_type = policy.device, kwargs[taps.STATE].dtype
+        if kwargs[taps.STATE].shape != policy.state.shape:
+            raise ValueError("a model that sees a reference image beside the state can't be distilled")
+        time = kwargs[taps.TIME]
+        self.time_type = time.dtype if isinstance(time, torch.Tensor) else torch.float32
+        shares = [name for name in taps.ROWS if name not in (taps.STATE, taps.TIME)]
+        self.texts = [name for name in shares if isinstance(argument(kwargs, name), torch.Tensor)]
+        self.lists = [name for name in shares if isinstance(argument(kwargs, name), (list, tuple))]
+        self.text_types = {name: argument(kwargs, name).dtype for name in self.texts}
         kind = self.device.type
         self._autocast = (kind, torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
 
@@ -50,17 +54,25 @@ class Template:
         return torch.autocast(self._autocast[0], dtype=self._autocast[1]) if self._autocast else nullcontext()
 
     def x0(self, pairs: list):
-        """Guessed final latents [pairs, …] fp32 by one unguided forward."""
+        """Guessed final states [pairs, …] fp32 by one unguided forward."""
         state = self.stack([pair.state for pair in pairs])
-        sigma = torch.tensor([pair.sigma for pair in pairs], device=self.device)
-        times = [self.taps.timestep(self.pipeline, pair.sigma) for pair in pairs]
-        kwargs = {**self.kwargs, self.taps.STATE_ARGUMENT: state.to(self.state_type),
-                  "timestep": torch.tensor(times, device=self.device).to(self.time_type)}
+        times = [self.process.time(pair.sigma) / self.taps.TIME_DIVISOR for pair in pairs]
+        kwargs = {**self.kwargs, self.taps.STATE: state.to(self.state_type),
+                  self.taps.TIME: torch.tensor(times, device=self.device).to(self.time_type)}
         for name in self.texts:
-            kwargs[name] = self.stack([pair.arguments[name] for pair in pairs]).to(self.text_types[name])
+            text = self.stack_texts([pair.arguments[name] for pair in pairs]).to(self.text_types[name])
+            kwargs = with_argument(kwargs, name, text)
+        for name in self.lists:  # of rows of one size, so of one value
+            kwargs = with_argument(kwargs, name, [argument(kwargs, name)[0]] * len(pairs))
         with self.autocast():
-            velocity = prediction_of(self.module(*self.args, **kwargs)).float()
-        return state - sigma.view(-1, *[1] * (state.dim() - 1)) * velocity
+            prediction = prediction_of(self.module(**kwargs)).float()
+        rows = [self.process.x0(state[row], prediction[row], pair.sigma) for row, pair in enumerate(pairs)]
+        return torch.stack(rows)
+
+    def stack_texts(self, texts: list):
+        """The same of texts, which some models pad to their batch's longest: padded with zeros to these rows' longest."""
+        return torch.nn.utils.rnn.pad_sequence(texts, batch_first=True).to(self.device).float() \
+            if texts[0].dim() > 0 else self.stack(texts)
 
     def stack(self, tensors: list):
         return torch.stack(tensors).to(self.device).float()
@@ -118,11 +130,11 @@ class Distilled:
     def final_latent(self, policy):
         """x0 of every row by one unguided forward with the adapter on; [rows, …] fp32."""
         with self.lora.on(policy.prompted_call.module):
-            velocity = policy.velocity_at(policy.state, policy.sigma, guided=False)
-        return policy.state - policy.sigma * velocity
+            prediction = policy.prediction_at(policy.state, policy.level, guided=False)
+        return policy.process.x0(policy.state, prediction, policy.level)
 
     def arguments(self, policy) -> dict:
-        return {name: policy.argument(name) for name in self.template.texts}
+        return {name: argument(policy.prompted_arguments(), name) for name in self.template.texts}
 
     def drop(self, why: str) -> None:
         self.dropped = True
@@ -263,6 +275,8 @@ class Distilled:
 
 def _ordinary(value):
     """The value, or a copy that autograd takes where the host made it in inference mode."""
+    if isinstance(value, dict):
+        return {name: _ordinary(entry) for name, entry in value.items()}
     if not isinstance(value, torch.Tensor) or not value.is_inference():
         return value
     with torch.inference_mode(False):

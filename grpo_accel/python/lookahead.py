@@ -23,13 +23,13 @@ def points(sigmas: list, step: int, evaluations: int) -> list:
 def final_latent(policy, evaluations: int, guided: bool):
     """Where the policy's ODE ends, guessed with `evaluations` further forwards of every row; [rows, …] fp32.
 
-    The first step takes the velocity that the host has just computed, so it costs nothing: with m further forwards
+    The first step takes the prediction that the host has just computed, so it costs nothing: with m further forwards
     there are m + 1 Euler steps. Unguided forwards take half of the rows where the host is guided.
     """
-    state, velocity = policy.state, policy.velocity
-    ends = points(policy.sigmas, policy.step, evaluations)
-    for position, (sigma, following) in enumerate(zip(ends, ends[1:])):
+    state, prediction = policy.state, policy.prediction
+    ends = points(policy.levels, policy.step, evaluations)
+    for position, (level, following) in enumerate(zip(ends, ends[1:])):
         if position > 0:
-            velocity = policy.velocity_at(state, sigma, guided)
-        state = state + (following - sigma) * velocity
+            prediction = policy.prediction_at(state, level, guided)
+        state = policy.move(state, prediction, level, following)
     return state

@@ -107,13 +107,11 @@ class Previewer:
         count = len(self.names())
         return 1 + count if count > 1 else 1
 
-    def decode(self, pipeline, latents):
-        """Latents [rows, C, h, w] → images [rows, 3, H, W] in 0…1."""
+    def decode(self, taps, pipeline, state, geometry):
+        """States [rows, …] of guessed ends → images [rows, 3, H, W] in 0…1."""
         vae = self._tiny(pipeline.vae) if self._folder else pipeline.vae
-        scaled = latents / vae.config.scaling_factor + (getattr(vae.config, "shift_factor", None) or 0.0)
         with torch.no_grad():
-            images = vae.decode(scaled.to(dtype=vae.dtype), return_dict=False)[0]
-        return pipeline.image_processor.postprocess(images, output_type="pt")
+            return taps.decode(pipeline, vae, state, geometry)
 
     def _tiny(self, vae):
         if self._decoder is None:

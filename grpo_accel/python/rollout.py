@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 
+from .calls import Call, by_name, moment_of, of_rows, prediction_of, with_prediction
 from .pairs import Seen
-from .policy import Call, Policy, prediction_of
+from .policy import Policy
 from .signals import Signals, Stopwatch
+from .taps import bare
 
 
 class Rollout:
@@ -22,17 +25,19 @@ class Rollout:
     A batch without such steps rests: nothing is hooked, computed or decided.
     """
 
-    def __init__(self, runtime, taps, pipeline, prompts, metadata, noise_window=(-1, -1)):
+    def __init__(self, runtime, taps, pipeline, prompts, metadata, arguments=None, noise_window=(-1, -1)):
         self.runtime = runtime
         self.taps = taps
         self.pipeline = pipeline
         self.prompts = prompts
         self.metadata = metadata
+        self.arguments = arguments or {}  # of the host's sampling function, by name
         self.noise_window = noise_window
         self.rows = len(prompts)
         self.batch = None
         self.begun = False
         self.blocks = []
+        self.geometry = None
         self.text_tokens = 0
         self.decision = None  # the newest
         self.step = -1
@@ -45,7 +50,8 @@ class Rollout:
         self._calls_expected = 1  # a step; two where the host asks for both branches of guidance apart
         self._calls_of_first_step = 0
         self._seen = []  # what the distilled adapter learns from, once the rows' ends are known
-        self._timestep = None
+        self._moment = None
+        self._compiled = False
         self._started_seconds = time.perf_counter()
 
     # ------------------------------------------------------------------ what the host calls
@@ -53,13 +59,14 @@ class Rollout:
     def denoise(self, module, args, kwargs):
         """The host's denoiser call: of all rows before the first decision, of those that still run after it."""
         try:
-            looks = self._before_call(kwargs)
+            named = by_name(self.taps, args, kwargs)
+            looks = self._before_call(named)
         except Exception as error:  # the host's call must go on whatever we did wrong
             self.runtime.degrade("a batch could not be followed, so it is not pruned", error)
             return module(*args, **kwargs)
         if looks:
-            return self._look(module, args, kwargs)
-        return self._denoise_running(module, args, kwargs)[0]
+            return self._look(module, named)
+        return self._denoise_running(module, named)[0]
 
     def decode(self, latents, *args, **kwargs):
         """The host's VAE: kept rows are decoded, the others are zeros (grey after postprocessing)."""
@@ -73,10 +80,7 @@ class Rollout:
         part = prediction_of(decoded)
         full = part.new_zeros((self.rows, *part.shape[1:]))
         full.index_copy_(0, kept, part)
-        if isinstance(decoded, tuple):
-            return (full, *decoded[1:])
-        decoded.sample = full
-        return decoded
+        return with_prediction(decoded, full)
 
     def finish(self, images) -> None:
         """Called with what the host's function returns; the reward wrapper finds this rollout by its images."""
@@ -106,10 +110,10 @@ class Rollout:
         return self.decision is not None and self.decision.pruned
 
     def _before_call(self, kwargs) -> bool:
-        """Counts steps by the change of the timestep's value; True at a step where the batch stops to look."""
-        timestep = float(kwargs["timestep"].flatten()[0])
-        if timestep != self._timestep:
-            self._timestep = timestep
+        """Counts steps by the change of what the denoiser is told of the noise level; True at a step where the batch stops to look."""
+        moment = moment_of(self.taps, kwargs)
+        if moment != self._moment:
+            self._moment = moment
             self._next_step()
         if self.step == 0:
             self._calls_of_first_step += 1
@@ -128,39 +132,39 @@ class Rollout:
 
     def _begin(self, kwargs) -> None:
         taps, runtime = self.taps, self.runtime
-        state, text = kwargs[taps.STATE_ARGUMENT], kwargs[taps.TEXT_ARGUMENT]
-        denoiser = getattr(self.pipeline, taps.DENOISER)
+        state = kwargs[taps.STATE]
+        denoiser = bare(getattr(self.pipeline, taps.DENOISER))
         self.blocks = taps.blocks(denoiser)
-        self.text_tokens = text.shape[1]
+        self.geometry = geometry = taps.geometry(denoiser, kwargs)
+        self.text_tokens = kwargs[taps.TEXT].shape[1]
+        self._compiled = is_compiled(getattr(self.pipeline, taps.DENOISER))
         guided = state.shape[0] > self.rows or taps.is_guided(self.pipeline)
         self._calls_expected = 2 if guided and state.shape[0] == self.rows else 1
-        if runtime.wants("cfg") and not guided:
+        if runtime.wants("cfg") and guided is False:
             runtime.warn_once(
                 "cfg", "this host samples without guidance, so there is no cfg signal and nothing is pruned; "
                 "take cfg out of probe.inputs")
-        sigmas = [float(sigma) for sigma in self.pipeline.scheduler.sigmas]
+        levels = taps.PROCESS(self.pipeline.scheduler).levels()
         self.batch = runtime.session.begin_batch(
-            rows=self.rows, steps_total=len(sigmas) - 1, model=runtime.model_name(self.pipeline, taps), sigmas=sigmas,
-            prompts=self.prompts, latent_shape=tuple(state.shape[1:]),
-            token_shape=taps.token_shape(denoiser, *state.shape[2:]),
-            block_names=[name for name, _ in self.blocks], text_tokens=self.text_tokens,
-            hidden_values=2 * taps.hidden_width(denoiser), prompt_values=kwargs[taps.POOLED_ARGUMENT].shape[1],
-            scores_per_preview=runtime.score_columns(), noise_window=self.noise_window,
+            rows=self.rows, steps_total=len(levels) - 1, model=runtime.model_name(self.pipeline, taps, geometry),
+            sigmas=levels, prompts=self.prompts, latent_shape=(geometry.channels, geometry.height, geometry.width),
+            token_shape=geometry.tokens, block_names=[name for name, _ in self.blocks], text_tokens=self.text_tokens,
+            hidden_values=self.signals.hidden_values(denoiser), prompt_values=taps.pooled(kwargs).shape[1],
+            scores_per_preview=runtime.score_columns(),
+            noise_window=self.noise_window,
         )
         self._steps_ahead = self.batch.steps()
 
     # ------------------------------------------------------------------ looks and decisions
 
-    def _look(self, module, args, kwargs):
+    def _look(self, module, kwargs):
         """A call at a step where the batch stops to look, its signals, and the agreement with the other ranks."""
-        asked = kwargs[self.taps.STATE_ARGUMENT]
+        asked = kwargs[self.taps.STATE]
         prompted = self._calls_expected == 1 or len(self._calls) == self.taps.CONDITIONAL_CALL
-        handles = self.signals.watch(asked.shape[0] // self.rows) if prompted else []
-        try:
-            output, call = self._denoise_running(module, args, kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self.signals.watching(self._of_running(kwargs), prompted and not self._compiled):
+            output, call = self._denoise_running(module, kwargs)
+        if prompted and self._compiled:
+            self.signals.watch_apart(call)
         self._calls.append(call)
         self._answers.append((prediction_of(output), asked))
         if len(self._calls) < self._calls_expected:
@@ -173,12 +177,16 @@ class Rollout:
 
     def _observe(self) -> None:
         try:
+            asked, said = self._calls[0].kwargs[self.taps.STATE], self._calls[0].prediction
+            if said.shape != asked.shape:
+                raise ValueError(f"the denoiser answers {tuple(said.shape)} to a state of {tuple(asked.shape)}")
             running = self.kept()
-            policy = Policy(self.taps, self.pipeline, len(running), self.step, self._calls)
+            policy = Policy(
+                self.taps, self.pipeline, self.geometry, len(running), self.step, self._calls, self.arguments)
             self.signals.observe(policy)
             if self.runtime.distilled is not None and not self.runtime.distilled.dropped:
                 arguments = self.runtime.distilled.arguments(policy)
-                self._seen.append((running, Seen(policy.state, policy.x0(), policy.sigma), arguments))
+                self._seen.append((running, Seen(policy.state, policy.x0(), policy.level), arguments))
         except Exception as error:
             self.runtime.degrade("the signals of a batch could not be taken, so it is not pruned", error)
 
@@ -207,12 +215,11 @@ class Rollout:
         if self.batch is None or not (self._seen or wanted):
             return
         try:
-            config = self.pipeline.vae.config
-            kept = self.kept()
-            shift = getattr(config, "shift_factor", None) or 0.0
-            finals = (scaled.index_select(0, _index(scaled, kept)).float() - shift) * config.scaling_factor
+            kept, taps = self.kept(), self.taps
+            finals = taps.state_of_decoder_input(
+                self.pipeline.vae, scaled.index_select(0, _index(scaled, kept)), self.geometry)
             if wanted:
-                self.batch.final(kept, finals)
+                self.batch.final(kept, taps.map_of(finals, self.geometry))
             if self._seen:
                 seen = [states.of(_index(finals, _places(kept, rows))) for rows, states, _ in self._seen]
                 rows, _, arguments = self._seen[-1]
@@ -227,7 +234,7 @@ class Rollout:
         if self.runtime.finals != "image":
             return
         try:
-            self.batch.final(self.kept(), images[self.kept()])
+            self.batch.final(self.kept(), still_images(images, self.kept()))
         except Exception as error:
             self.runtime.degrade("the final images of a batch could not be kept", error)
 
@@ -238,26 +245,25 @@ class Rollout:
         copies = total_rows // self.rows
         return torch.tensor([copy * self.rows + row for copy in range(copies) for row in kept], device=device)
 
-    def _denoise_running(self, module, args, kwargs) -> tuple:
-        """(what the host gets, of all rows; the call as it was made, of the rows that still run)."""
+    def _of_running(self, kwargs) -> dict:
+        """The arguments of the rows that still run."""
         if not self._pruned():
-            output = module(*args, **kwargs)
-            return output, Call(module, args, kwargs, prediction_of(output))
-        state = kwargs[self.taps.STATE_ARGUMENT]
-        indices = self._indices(state.shape[0], state.device)
-        compact = {
-            name: value.index_select(0, indices) if name in self.taps.ROW_ARGUMENTS and value is not None else value
-            for name, value in kwargs.items()
-        }
-        output = module(*args, **compact)
+            return kwargs
+        state = kwargs[self.taps.STATE]
+        return of_rows(self.taps, kwargs, self._indices(state.shape[0], state.device))
+
+    def _denoise_running(self, module, kwargs) -> tuple:
+        """(what the host gets, of all rows; the call as it was made, of the rows that still run)."""
+        compact = self._of_running(kwargs)
+        output = module(**compact)
         part = prediction_of(output)
+        call = Call(module, compact, part)
+        if not self._pruned():
+            return output, call
+        state = kwargs[self.taps.STATE]
         full = state.to(part.dtype, copy=True)
-        full.index_copy_(0, indices, part)
-        call = Call(module, args, compact, part)
-        if isinstance(output, tuple):
-            return (full, *output[1:]), call
-        output.sample = full
-        return output, call
+        full.index_copy_(0, self._indices(state.shape[0], state.device), part)
+        return with_prediction(output, full), call
 
     def _fill_stopped(self, answers: list) -> None:
         """Stopped rows get the denoiser's input as its output, from this step on: finite and reproducible."""
@@ -282,3 +288,23 @@ def _places(rows: list, among: list) -> list:
     """Where `rows` stand in `among`, which has all of them."""
     place = {row: position for position, row in enumerate(among)}
     return [place[row] for row in rows]
+
+
+def is_compiled(module) -> bool:
+    """Does torch.compile stand around the model or any part of it?"""
+    return any(
+        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
+        for part in (module, *module.modules())
+    )
+
+
+def still_images(images, rows: list):
+    """[rows, 3, H, W] in 0…1 of what the host returns: a tensor, an array, or a list of pictures; of a video its middle
+    frame."""
+    if not isinstance(images, torch.Tensor):
+        arrays = np.stack([np.asarray(images[row]) for row in rows])
+        scale = 255.0 if arrays.dtype == np.uint8 else 1.0
+        picked = torch.from_numpy(np.ascontiguousarray(np.moveaxis(arrays, -1, -3))).float() / scale
+    else:
+        picked = images[rows]
+    return picked[:, picked.shape[1] // 2] if picked.dim() == 5 else picked

@@ -7,11 +7,28 @@ import importlib.util
 import sys
 
 PATCHES = "flow_grpo.diffusers_patch."
-PIPELINE_MODULES = (PATCHES + "sd3_pipeline_with_logprob", PATCHES + "sd3_pipeline_with_logprob_fast")
-ENCODER_MODULES = (PATCHES + "train_dreambooth_lora_sd3",)
+PIPELINE_FUNCTIONS = {  # by module: the function that samples a batch
+    PATCHES + "sd3_pipeline_with_logprob": "pipeline_with_logprob",
+    PATCHES + "sd3_pipeline_with_logprob_fast": "pipeline_with_logprob",
+    PATCHES + "flux_pipeline_with_logprob": "pipeline_with_logprob",
+    PATCHES + "flux_pipeline_with_logprob_fast": "pipeline_with_logprob",
+    PATCHES + "flux_kontext_pipeline_with_logprob": "pipeline_with_logprob",
+    PATCHES + "qwenimage_pipeline_with_logprob": "pipeline_with_logprob",
+    PATCHES + "qwenimage_edit_pipeline_with_logprob": "pipeline_with_logprob",
+    PATCHES + "wan_pipeline_with_logprob": "wan_pipeline_with_logprob",
+}
+ENCODER_FUNCTIONS = {  # by module: the function that sees the prompts as text, where the sampler sees embeddings only
+    PATCHES + "train_dreambooth_lora_sd3": "encode_prompt",
+    PATCHES + "train_dreambooth_lora_flux": "encode_prompt",
+    PATCHES + "wan_prompt_embedding": "encode_prompt",
+}
+REFUSED = {  # modules of hosts whose rollouts can't be stopped, and why
+    "flow_grpo.bagel": "BAGEL samples one prompt at a time through an inferencer of its own, so the members of a group "
+    "never wait for each other at a denoising step",
+}
 REWARD_MODULE = "flow_grpo.rewards"
 TRACKER_MODULE = "flow_grpo.stat_tracking"
-SEAM_MODULES = (*PIPELINE_MODULES, *ENCODER_MODULES, REWARD_MODULE, TRACKER_MODULE)
+SEAM_MODULES = (*PIPELINE_FUNCTIONS, *ENCODER_FUNCTIONS, *REFUSED, REWARD_MODULE, TRACKER_MODULE)
 
 
 class SeamFinder(importlib.abc.MetaPathFinder):
@@ -46,7 +63,7 @@ def callers_metadata():
 
     Read only. Before Python 3.13 a look at a frame's variables keeps them alive, so the look is forgotten again.
     """
-    frame = sys._getframe(3)
+    frame = sys._getframe(4)
     variables = frame.f_locals
     metadata = variables.get("prompt_metadata")
     if type(variables) is dict and variables is not frame.f_globals:
@@ -77,3 +94,15 @@ def noise_window(arguments: dict) -> tuple:
     if not size or bounds is None or len(bounds) != 2:
         return -1, -1
     return int(bounds[0]), int(bounds[1])
+
+
+def images_of(result):
+    """The images (or videos) in what a sampling function returns."""
+    if isinstance(result, dict) and "images" in result:
+        return result["images"]
+    if isinstance(result, tuple):
+        return result[0]
+    for name in ("images", "frames"):
+        if hasattr(result, name):
+            return getattr(result, name)
+    return result

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 
 from . import lookahead, previews
+from .calls import Call, of_rows
 from .policy import conditional_rows
+from .taps import HIDDEN, Layout, bare
 
 GUESSES = ("preview", "lookahead", "distilled")  # in the order in which they are started and waited for
+ATTENTION_ARGUMENTS = ("hidden_states", "encoder_hidden_states", "attention_mask", "rotary_emb")  # by position
 PHASES = {"denoise": 0, "signal": 1, "preview": 3, "lookahead": 4, "distilled": 5, "features": 6}
 
 
@@ -71,16 +74,37 @@ class Signals:
 
     # ------------------------------------------------------------------ during the denoiser's call
 
-    def watch(self, copies: int) -> list:
-        """Hooks for the one call that carries the prompt, and each row `copies` times; the caller removes them."""
+    @contextmanager
+    def watching(self, kwargs: dict, wanted: bool = True):
+        """Hooks for one call of the denoiser with these arguments, the one that carries the prompt."""
+        handles = self._watch(kwargs) if wanted else []
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def watch_apart(self, call: Call) -> None:
+        """A compiled denoiser can't be watched: the prompted rows are asked again, uncompiled, and the answer dropped."""
+        rows = conditional_rows(self._taps, call.kwargs[self._taps.STATE].shape[0], len(self._rollout.kept()))
+        kwargs = of_rows(self._taps, call.kwargs, rows)
+        if self._runtime.wants("attention") or self._runtime.wants("hidden"):
+            with self.watching(kwargs), torch.compiler.set_stance("force_eager"):
+                self._guard("a compiled denoiser could not be watched", call.again, kwargs)
+
+    def _watch(self, kwargs: dict) -> list:
         handles = []
         running = len(self._rollout.kept())
-        rows = conditional_rows(self._taps, copies * running, running)
+        rows = conditional_rows(self._taps, kwargs[self._taps.STATE].shape[0], running)
         if self._runtime.wants("attention"):
-            self._guard("attention could not be tapped", self._watch_attention, handles, rows)
+            self._guard("attention could not be tapped", self._watch_attention, handles, rows, kwargs)
         if self._runtime.wants("hidden"):
             self._guard("the hidden state could not be tapped", self._watch_hidden, handles, rows)
         return handles
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self._rollout.geometry, self._rollout.text_tokens)
 
     def _guard(self, what: str, function, *arguments):
         try:
@@ -89,44 +113,77 @@ class Signals:
             self._runtime.degrade(what, error)
             return None
 
-    def _watch_attention(self, handles: list, rows: slice) -> None:
+    def _watch_attention(self, handles: list, rows: slice, kwargs: dict) -> None:
         rollout = self._rollout
         with rollout.timed("features"):
-            content = self._guard("content tokens are not known, so all text tokens count", self._content)
+            content = self._guard("content tokens are not known, so all text tokens count", self._content, rows, kwargs)
         for tap, block in enumerate(rollout.batch.blocks()):
             hook = self._attention_hook(tap, rows, content)
             handles.append(rollout.blocks[block][1].register_forward_pre_hook(hook, with_kwargs=True))
 
-    def _content(self):
-        """uint8 [running, text tokens], 1 where a token belongs to the prompt's own words."""
-        rollout = self._rollout
-        masks = [
-            self._runtime.content_mask(rollout.pipeline, self._taps, rollout.prompts[row], rollout.text_tokens)
-            for row in rollout.kept()
-        ]
-        return torch.tensor(masks, dtype=torch.uint8)
+    def _content(self, rows: slice, kwargs: dict):
+        """uint8 [running, text tokens]: 1 where a token belongs to the prompt's own words, HIDDEN where no image
+        token may look at it."""
+        rollout, prompted = self._rollout, of_rows(self._taps, kwargs, rows)
+        running = rollout.kept()
+        valid = self._taps.valid_tokens(prompted)
+        counts = [None] * len(running) if valid is None else valid.tolist()
+        masks = torch.tensor([
+            self._runtime.content(rollout.pipeline, self._taps, rollout.prompts[row], rollout.text_tokens, count)
+            for row, count in zip(running, counts)
+        ], dtype=torch.uint8)
+        attended = self._taps.attended(prompted)
+        if attended is not None:
+            masks[~attended.cpu()] = HIDDEN
+        return masks
 
     def _attention_hook(self, tap: int, rows: slice, content):
         def take(attention, kwargs):
-            query, key_image, key_text = self._taps.query_and_keys(attention, kwargs, rows)
+            query, key_image, key_text = self._taps.query_and_keys(attention, kwargs, rows, self._layout)
             self._rollout.batch.observe_attention(tap, query, key_image, key_text, content)
 
+        @torch.compiler.disable
         def hook(attention, args, kwargs):
-            with self._rollout.timed("features", kwargs["hidden_states"].device), torch.no_grad():
-                self._guard("the attention of a block could not be captured", take, attention, kwargs)
+            named = {**dict(zip(ATTENTION_ARGUMENTS, args)), **kwargs}
+            with self._rollout.timed("features", named["hidden_states"].device), torch.no_grad():
+                self._guard("the attention of a block could not be captured", take, attention, named)
 
         return hook
 
+    def hidden_values(self, denoiser) -> int:
+        """Width of input hidden, 0 where it is not wanted; a block that is not there is told of when it is watched."""
+        if not self._runtime.wants("hidden"):
+            return 0
+        try:
+            block = self._hidden_block(denoiser)
+        except ValueError:
+            block = self._taps.hidden_blocks(denoiser)[0][1]
+        return 2 * self._taps.hidden_width(denoiser, block)
+
+    def _hidden_block(self, denoiser):
+        """The block whose hidden state is taken: "middle", or a block by the name of it or of its attention."""
+        found, name = self._taps.hidden_blocks(denoiser), self._runtime.hidden_block
+        if name == "middle":
+            return found[len(found) // 2][1]
+        wanted = name.removesuffix(".attn")
+        for known, block in found:
+            if known == wanted:
+                return block
+        raise ValueError(
+            f"there is no block {name}: probe.hidden_block is middle or one of {found[0][0]} to {found[-1][0]}")
+
     def _watch_hidden(self, handles: list, rows: slice) -> None:
         rollout = self._rollout
-        block = self._taps.hidden_block(getattr(rollout.pipeline, self._taps.DENOISER), self._runtime.hidden_block)
+        block = self._hidden_block(bare(getattr(rollout.pipeline, self._taps.DENOISER)))
 
         def take(output):
-            rollout.batch.observe_vectors("hidden", pooled_hidden(self._taps.hidden_state(output)[rows]))
+            state = self._taps.hidden_state(output, self._layout)
+            with rollout.timed("features", state.device), torch.no_grad():
+                rollout.batch.observe_vectors("hidden", pooled_hidden(state[rows]))
 
+        @torch.compiler.disable
         def hook(module, args, output):
-            with rollout.timed("features", self._taps.hidden_state(output).device), torch.no_grad():
-                self._guard("the hidden state could not be taken", take, output)
+            self._guard("the hidden state could not be taken", take, output)
 
         handles.append(block.register_forward_hook(hook))
 
@@ -146,17 +203,19 @@ class Signals:
         self.observed = True
 
     def _observe_x0(self, policy) -> None:
-        self._rollout.batch.observe_latent(policy.state, policy.velocity, policy.sigma)
+        velocity = policy.process.velocity(policy.state, policy.prediction, policy.level)
+        self._rollout.batch.observe_latent(policy.map_of(policy.state), policy.map_of(velocity), policy.level)
 
     def _observe_cfg(self, policy) -> None:
         if policy.unconditional is not None:
-            self._rollout.batch.observe_guidance(policy.conditional, policy.unconditional)
+            self._rollout.batch.observe_guidance(
+                policy.map_of(policy.conditional), policy.map_of(policy.unconditional))
 
     def _observe_prompt(self, policy) -> None:
-        self._rollout.batch.observe_vectors("prompt", policy.argument(self._taps.POOLED_ARGUMENT).float())
+        self._rollout.batch.observe_vectors("prompt", self._taps.pooled(policy.prompted_arguments()))
 
     def _observe_state(self, policy) -> None:
-        self._rollout.batch.state(policy.state)
+        self._rollout.batch.state(policy.map_of(policy.state))
 
     def _observe_guesses(self, policy) -> None:
         """Previews of all kinds. Their scorers run beside each other where the host's executor has free threads."""
@@ -196,7 +255,7 @@ class Signals:
             "lookahead": lambda: lookahead.final_latent(policy, runtime.lookahead_steps, runtime.lookahead_guided),
             "distilled": lambda: runtime.distilled.final_latent(policy),
         }[name]()
-        images = runtime.previewer.decode(rollout.pipeline, latent)
+        images = runtime.previewer.decode(rollout.taps, rollout.pipeline, latent, policy.geometry)
         running = rollout.kept()
         if name == "preview" and runtime.keeps_previews():
             self._show(running, images)

@@ -62,6 +62,10 @@ class Taps(ABC):
     TIME_DIVISOR = 1.0  # between the scheduler's timesteps and what the denoiser is told
     PROCESS = Flow  # how states, predictions and noise levels belong together
 
+    def why_not(self, pipeline: Any) -> str | None:
+        """Why this very pipeline can't be followed, as the end of a sentence about it; None: it can."""
+        return None
+
     # ------------------------------------------------------------------ layouts
 
     @abstractmethod
@@ -158,6 +162,11 @@ class Taps(ABC):
     def images(self, pipeline: Any, decoded: torch.Tensor) -> torch.Tensor:
         """[rows, 3, H, W] in 0…1 (a video: [rows, frames, 3, H, W]) of what the decoder returns."""
         return pipeline.image_processor.postprocess(decoded, output_type="pt")
+
+    def decode(self, pipeline: Any, vae: Any, state: torch.Tensor, geometry: Geometry) -> torch.Tensor:
+        """Images of states of the end, by the host's decoder or by one in its place."""
+        decoded = vae.decode(self.decoder_input(vae, state, geometry).to(vae.dtype), return_dict=False)[0]
+        return self.images(pipeline, decoded)
 
 
 def heads(tensor: torch.Tensor, count: int) -> torch.Tensor:

@@ -43,6 +43,17 @@ static ga_attention_views views_of(const ga_capture_attention *captured, uint32_
         .statistics = statistics};
 }
 
+/* The grid of a block's image tokens: the run's own, or a finer one of the same shape, as a UNet's outer
+ * blocks have; what fits neither is refused by who takes the maps. */
+static int32_t finer(const ga_shapes *shapes, int32_t image_tokens) {
+    const int64_t coarse = (int64_t)shapes->token_height * shapes->token_width;
+    int32_t times = 1;
+    while (coarse > 0 && coarse * times * times < image_tokens) {
+        times++;
+    }
+    return coarse * times * times == image_tokens ? times : 1;
+}
+
 ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor *query,
     const ga_tensor *key_image, const ga_tensor *key_text, const uint8_t *content, ga_error *error) {
     ga_session *session = batch->session;
@@ -58,8 +69,9 @@ ga_status ga_batch_take_attention(ga_batch *batch, int32_t tap, const ga_tensor 
     GA_TRY(
         ga_capture_attention_take(query, key_image, key_text, content, look->block.rows, &captured, error));
     const ga_attention_views views = views_of(&captured, session->config->probe.statistics);
-    GA_TRY(ga_feature_put_attention(&look->block, tap, &views, session->shapes.token_height,
-        session->shapes.token_width, session->compute, batch->arena, error));
+    const int32_t times = finer(&session->shapes, views.image_tokens);
+    GA_TRY(ga_feature_put_attention(&look->block, tap, &views, times * session->shapes.token_height,
+        times * session->shapes.token_width, session->compute, batch->arena, error));
     look->taps_observed++;
     book(batch, look, GA_INPUT_ATTENTION, look->taps_observed == session->block_count, started_seconds);
     return GA_OK;

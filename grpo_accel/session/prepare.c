@@ -121,7 +121,6 @@ static ga_shapes shapes_of(const int32_t *steps, int32_t count, const ga_batch_o
     shapes.token_height = o->token_height;
     shapes.token_width = o->token_width;
     shapes.block_count = o->block_count;
-    shapes.text_tokens = o->text_tokens;
     shapes.hidden_values = o->hidden_values;
     shapes.prompt_values = o->prompt_values;
     shapes.scores_per_preview = o->scores_per_preview > 0 ? o->scores_per_preview : 1;

@@ -61,7 +61,7 @@ typedef struct ga_shapes {
     int32_t steps_total;
     int32_t latent_channels, latent_height, latent_width;
     int32_t token_height, token_width;
-    int32_t block_count, text_tokens;
+    int32_t block_count;
     int32_t hidden_values, prompt_values, scores_per_preview;
     int32_t candidate_count;                    /* steps at which signals can be taken, ≥ 1 */
     int32_t candidate_steps[GA_CANDIDATES_MAX]; /* denoising steps done, ascending */

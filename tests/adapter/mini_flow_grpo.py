@@ -30,14 +30,12 @@ def load(name):
     return module
 
 
-def build_model(folder):
-    """Writes the shapes world's untrained SD3 folder."""
+def build_model(folder, family="sd3"):
+    """Writes the shapes world's untrained folder of a family."""
     use_its_modules()
-    import torch
     from experiments.shapes import build
 
-    torch.manual_seed(0)
-    build.save_pipeline(build.make_pipeline(build.make_vae(), build.make_transformer()), folder)
+    build.write_untrained(family, folder)
     return folder
 
 

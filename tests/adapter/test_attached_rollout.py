@@ -122,20 +122,21 @@ def test_evaluation_is_untouched(pipeline, attach):
 
 def test_attention_maps_are_those_of_the_module(pipeline, attach, tmp_path):
     """Text mass, entropy and maximum in the record against a plain computation from the module's own q and k."""
-    from grpo_accel import taps_sd3
+    from grpo_accel.taps_sd3 import StableDiffusion3
 
+    taps = StableDiffusion3()
     attachment = attach(mode="shadow", decision="{step: 2}", probe="{inputs: [attention]}", record="{segment_rows: 12}")
     from flow_grpo.diffusers_patch.sd3_pipeline_with_logprob import pipeline_with_logprob
 
     embeds = encode(pipeline)
     caught = {}
-    blocks = taps_sd3.blocks(pipeline.transformer)
+    blocks = taps.blocks(pipeline.transformer)
     calls = {"count": 0}
 
     def catch(name):
         def hook(module, args, kwargs):
             if calls["count"] == 2:
-                caught[name] = taps_sd3.query_and_keys(module, kwargs, slice(0, len(PROMPTS)))
+                caught[name] = taps.query_and_keys(module, kwargs, slice(0, len(PROMPTS)), None)
         return hook
 
     def count(module, args, kwargs, output):
@@ -147,7 +148,8 @@ def test_attention_maps_are_those_of_the_module(pipeline, attach, tmp_path):
     for handle in handles:
         handle.remove()
     meet_the_tracker()
-    masks = np.array([taps_sd3.content_mask(pipeline, prompt, embeds[0][0].shape[1], 16) for prompt in PROMPTS], dtype=bool)
+    content = [taps.content(pipeline, prompt, embeds[0][0].shape[1], 16, None) for prompt in PROMPTS]
+    masks = np.array(content, dtype=bool)
     attachment.detach()
     features = grpo_accel.open_record(tmp_path / "run")["features/attention"].astype(np.float32)[:, 0]
     per_block = features.shape[1] // len(blocks)
@@ -177,7 +179,9 @@ def test_an_exception_in_the_host_leaves_nothing_behind(pipeline, attach):
         sample(pipeline_with_logprob, pipeline, embeds, 1.0)
     handle.remove()
     assert attachment.open_rollouts == []
-    for _, module in __import__("grpo_accel.taps_sd3", fromlist=["blocks"]).blocks(pipeline.transformer):
+    from grpo_accel import models
+
+    for _, module in models.taps_of(pipeline).blocks(pipeline.transformer):
         assert not module._forward_pre_hooks
     attachment.detach()
     import flow_grpo.rewards

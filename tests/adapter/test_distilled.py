@@ -16,7 +16,8 @@ import torch  # noqa: E402
 
 mini_flow_grpo.use_its_modules()
 pytest.importorskip("grpo_accel")
-from grpo_accel import distilled, lora, pairs, policy, taps_sd3  # noqa: E402
+from grpo_accel import calls, distilled, lora, pairs, policy  # noqa: E402
+from grpo_accel.taps_sd3 import StableDiffusion3  # noqa: E402
 
 MODEL = mini_flow_grpo.ROOT / "experiments" / "shapes" / "models" / "sd3"
 STEPS, DECISION = 10, 3
@@ -59,6 +60,7 @@ class Host:
 
 def roll_out(pipeline, prompts, seed):
     """(policy at the decision step, final latents) of an ODE rollout by plain calls."""
+    taps = StableDiffusion3()
     with torch.no_grad():
         text, _, pooled, _ = pipeline.encode_prompt(
             prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=16
@@ -74,7 +76,8 @@ def roll_out(pipeline, prompts, seed):
             velocity = pipeline.transformer(**arguments)[0]
             if step == DECISION:
                 met = policy.Policy(
-                    taps_sd3, pipeline, len(prompts), step, [policy.Call(pipeline.transformer, (), arguments, velocity)]
+                    taps, pipeline, taps.geometry(pipeline.transformer, arguments), len(prompts), step,
+                    [calls.Call(pipeline.transformer, arguments, velocity)], {},
                 )
             state = state + (sigmas[step + 1] - sigmas[step]) * velocity
     return met, state
@@ -86,7 +89,7 @@ def fill(adapter, pipeline, batches, rows=8, first_seed=0):
         chosen = [prompts[(97 * (batch + first_seed) + 13 * (row // 4)) % len(prompts)] for row in range(rows)]
         met, finals = roll_out(pipeline, chosen, first_seed + batch)
         adapter.meet(met)
-        adapter.pairs.add([pairs.Seen(met.state, met.x0(), met.sigma)], finals, adapter.arguments(met), chosen)
+        adapter.pairs.add([pairs.Seen(met.state, met.x0(), met.level)], finals, adapter.arguments(met), chosen)
     return met, finals
 
 
@@ -146,7 +149,7 @@ def test_its_forward_is_the_policys_with_the_low_rank_part_added(pipeline, tmp_p
     with torch.no_grad():
         for name, (down, up) in adapter.lora.pairs.items():
             pipeline.transformer.get_submodule(name).weight.add_(up @ down)
-        merged = met.state - met.sigma * met.velocity_at(met.state, met.sigma, guided=False)
+        merged = met.state - met.level * met.prediction_at(met.state, met.level, guided=False)
         pipeline.transformer.load_state_dict(weights)
     assert (ours - met.x0()).abs().max() > 1e-2
     assert torch.allclose(ours, merged, atol=1e-4)
@@ -166,12 +169,12 @@ def test_files_are_pefts_in_both_directions(pipeline, tmp_path):
     adapter.meet(met)
     assert adapter.speaks(), "an adapter that the user has speaks from the start"
     with torch.no_grad():
-        expected = met.state - met.sigma * theirs(**{**met.calls[0].kwargs})[0]
+        expected = met.state - met.level * theirs(**{**met.calls[0].kwargs})[0]
     assert torch.allclose(adapter.final_latent(met), expected, atol=1e-4)
     adapter.lora.save(tmp_path / "ours")
     loaded = peft.PeftModel.from_pretrained(copy.deepcopy(pipeline.transformer), str(tmp_path / "ours"))
     with torch.no_grad():
-        back = met.state - met.sigma * loaded(**{**met.calls[0].kwargs})[0]
+        back = met.state - met.level * loaded(**{**met.calls[0].kwargs})[0]
     assert torch.allclose(back, expected, atol=1e-4)
     on_peft = lora.Lora.load(tmp_path / "ours" / "adapter_model.safetensors", theirs)
     assert sorted(on_peft.pairs) == sorted(adapter.lora.pairs), "a wrapped model has the same layers"

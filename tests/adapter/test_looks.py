@@ -16,7 +16,7 @@ from watched_rollouts import (  # noqa: E402
     ROWS, apart, attach, guide, host, jpeg, look_ahead, one_thread, pipeline, undisturbed,
 )
 
-from grpo_accel import taps_sd3  # noqa: E402
+from grpo_accel.taps_sd3 import StableDiffusion3  # noqa: E402
 
 __all__ = ["attach", "one_thread", "pipeline"]  # fixtures
 LOOKS = (2, 4)
@@ -34,7 +34,7 @@ def of_rows(kwargs, output, rows, guidance):
     """A call of the whole batch, as a call of these rows alone."""
     copies = 1 if guidance == 1.0 else 2
     index = [copy * ROWS + row for copy in range(copies) for row in rows]
-    return {name: kwargs[name][index] for name in taps_sd3.ROW_ARGUMENTS}, output[index]
+    return {name: kwargs[name][index] for name in StableDiffusion3.ROWS}, output[index]
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
@@ -73,9 +73,10 @@ def test_attention_of_the_second_look_is_that_of_the_whole_batch(pipeline, attac
     """Queries and keys of a tapped block, recomputed from what the host gave the block in its undisturbed call."""
     _, session = attach(["attention"], steps=LOOKS, kept=[FIRST, LAST])
     caught = []
-    block = taps_sd3.blocks(pipeline.transformer)[0][1]
+    block = StableDiffusion3().blocks(pipeline.transformer)[0][1]
     handle = block.register_forward_pre_hook(
-        lambda module, args, kwargs: caught.append(taps_sd3.query_and_keys(module, kwargs, slice(ROWS, 2 * ROWS))),
+        lambda module, args, kwargs: caught.append(
+            StableDiffusion3().query_and_keys(module, kwargs, slice(ROWS, 2 * ROWS), None)),
         with_kwargs=True,
     )
     sample(host()[0].__wrapped__, pipeline, encode(pipeline), 2.5)
