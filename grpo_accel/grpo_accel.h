@@ -35,7 +35,7 @@ extern "C" {
 #endif
 
 /* Raised when a struct or a function of this header changes its meaning or layout. */
-#define GA_ABI_VERSION 3
+#define GA_ABI_VERSION 4
 
 /* Grouped by what still works after it. */
 typedef enum ga_status {
@@ -169,8 +169,18 @@ typedef struct ga_session_info {
     int32_t distilled_pairs;
     double distilled_seconds; /* that one training may take */
     int32_t finals;           /* what ga_batch_final takes: 0 nothing, 1 latents (and states), 2 images */
+    int32_t
+        drop_stopped_rows; /* 1: where the host trains on every row, take stopped ones out of its samples */
 } ga_session_info;
 GA_API ga_status ga_session_get_info(const ga_session *session, ga_session_info *info);
+
+/*
+ * For callers that know before their first update what an update would show: by what they divide (host_std as
+ * in ga_update_options) and that batches may be pruned from the first one on, since stopped rows teach
+ * nothing there. Every rank calls it, before its first batch. Not collective. Errors: ARGUMENT.
+ */
+GA_API ga_status ga_session_set_host(
+    ga_session *session, int32_t host_std, int32_t prunable, ga_error *error);
 
 /* Newest numbers as one JSON object (prune/…, probe/…, seconds/…, cost/…, record/…, comm/…); owned by the
  * session until the next call. */
@@ -302,6 +312,10 @@ typedef struct ga_decision {
  * run are kept, at this step and at those that follow. Collective, with a deadline.
  */
 GA_API ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *error);
+
+/* Checksum of which rows of all ranks the batch's decisions kept: the same on every rank that made the plans;
+ * 0: nothing was planned, or NULL. Not collective. */
+GA_API uint64_t ga_batch_plan_checksum(const ga_batch *batch);
 
 /*
  * Final rewards of `count` rows under one scorer ("avg" is the combined one). Any thread, also after the next

@@ -230,9 +230,10 @@ typedef struct ga_config {
         ga_config_weights weights;
         double clip; /* largest weight 1/π; 0: no limit */
         ga_config_std std;
-        bool leave_one_out; /* a row's baseline leaves its own reward out */
-        bool prefix_credit; /* pruned rows learn by their predicted advantage, where noise ends before */
-        double train_share; /* of the kept rows, those with the largest squared advantage; (0, 1] */
+        bool leave_one_out;     /* a row's baseline leaves its own reward out */
+        bool prefix_credit;     /* pruned rows learn by their predicted advantage, where noise ends before */
+        bool drop_stopped_rows; /* out of a host's own samples, where it trains on rows of advantage 0 too */
+        double train_share;     /* of the kept rows, those with the largest squared advantage; (0, 1] */
     } advantage;
     struct {
         int64_t every_updates; /* updates between two trainings; 0: never */

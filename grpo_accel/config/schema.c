@@ -216,6 +216,10 @@ const ga_schema_entry ga_schema[] = {
     {"advantage.train_share", GA_SCHEMA_REAL, GA_SCHEMA_ABOVE_MIN, 0, 1, NULL, "share of kept rows", "1",
         "Share of the kept rows that trains: those with the largest squared advantage, as many on each rank.",
         FIELD(advantage.train_share)},
+    {"advantage.drop_stopped_rows", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "false",
+        "Scripts that train on every row, whatever its advantage: takes stopped rows out of the script's own "
+        "samples.",
+        FIELD(advantage.drop_stopped_rows)},
 
     {"retrain.every_updates", GA_SCHEMA_INTEGER, 0, 0, 1000000, NULL, "updates", "50",
         "Updates between two trainings of the probe; 0: never. Without a record nothing is trained.",

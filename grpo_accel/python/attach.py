@@ -8,12 +8,13 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from . import models, previews, rewards, schemas, seams, versions
+from . import models, own_loop, previews, rewards, schemas, seams, versions
 from .distilled import Distilled
 from .library import INPUTS, MODES, Session, load
 from .proxy import PipelineProxy
@@ -48,6 +49,7 @@ class Runtime:
         self.lookahead_steps = info.lookahead_steps
         self.lookahead_guided = bool(info.lookahead_guided)
         self.finals = FINALS[info.finals]
+        self.drops_rows = bool(info.drop_stopped_rows)
         names = _text(info.preview_scorers)
         self.previewer = previews.Previewer(self, names.split(",") if names else (), _text(info.preview_decoder))
         self.distilled = Distilled(
@@ -177,6 +179,39 @@ class Runtime:
         """Something of ours failed: the host goes on, and one warning says what was lost."""
         self.warn_once(what, f"{what} ({type(error).__name__}: {error}); the job goes on")
 
+    # ------------------------------------------------------------------ loops of one's own
+
+    def use_scorer(self, score) -> None:
+        """Previews are scored by `score(images [n, 3, H, W] in 0…1, prompts)`, one number a row."""
+        self.train_scorer = own_loop.host_scorer(score)
+        self.scorers.append(self.train_scorer)
+
+    def rollout(
+        self, pipeline, prompts, *, metadata=None, arguments=None, noise_window=(-1, -1),
+    ) -> own_loop.OwnRollout:
+        """A batch of a loop that is not flow-grpo's: see `own_loop`. `prompts`: one a row, rows of a group alike.
+
+        arguments: of your sampling function where guidance needs them (`true_cfg_scale`); noise_window: the steps
+        [begin, end) that add noise, where only some do. Every rank calls it for as many batches, in the same order.
+        """
+        prompts, rollout = list(prompts), None
+        taps = self.taps_of(pipeline) if self.is_active() else None
+        if taps is not None:
+            self.ended_update = None
+            rows = list(metadata) if metadata is not None else [{} for _ in prompts]
+            rollout = Rollout(self, taps, pipeline, prompts, rows, arguments, noise_window)
+            self.open_rollouts.append(rollout)
+        return own_loop.OwnRollout(self, rollout, pipeline, prompts)
+
+    def advantages(self, prompts, rewards, std: str = "global") -> np.ndarray:
+        """Ends an update: advantages float64 [rows] of this rank's rows since the last one, exactly 0 for stopped ones.
+
+        prompts, rewards: one a row, in the order of the rollouts, NaN where a row was stopped; `std`: what advantages are
+        divided by, "global" (one standard deviation for all rows) or "group". Collective: with several ranks over
+        torch.distributed.
+        """
+        return own_loop.advantages(self, prompts, rewards, std)
+
     # ------------------------------------------------------------------ wraps
 
     def taps_of(self, pipeline):
@@ -215,9 +250,9 @@ class Runtime:
             try:
                 result = function(PipelineProxy(pipeline, rollout), *args, **kwargs)
             except BaseException:
-                self._forget(rollout)
+                self.forget(rollout)
                 raise
-            self._finish(rollout, result)
+            self.finish(rollout, seams.images_of(result))
             return result
 
         return wrapped
@@ -239,15 +274,15 @@ class Runtime:
             return None
         return Rollout(self, taps, pipeline, prompts, metadata, arguments, seams.noise_window(arguments))
 
-    def _finish(self, rollout, result) -> None:
-        images = seams.images_of(result)
+    def finish(self, rollout, images) -> None:
+        """The rollout has ended; `images`: what the host will hand to its scorer."""
         rollout.finish(images)
         if rollout.batch is not None:
             self._by_images[id(images)] = rollout
         if len(self.open_rollouts) > OPEN_ROLLOUTS_MAX:
             self._give_up(f"{len(self.open_rollouts)} batches were rolled out and advantages were never computed")
 
-    def _forget(self, rollout) -> None:
+    def forget(self, rollout) -> None:
         self.open_rollouts.remove(rollout)
         if rollout.batch is not None:
             rollout.batch.abandon()
@@ -260,7 +295,7 @@ class Runtime:
         self._gave_up = True
         self.ended_update = None
         for rollout in list(self.open_rollouts):
-            self._forget(rollout)
+            self.forget(rollout)
         self._by_images.clear()
 
     def open_batches(self) -> list:
@@ -364,6 +399,13 @@ class _Detached:
     """What attach gives for mode off: nothing was touched and nothing is to be put back."""
 
     mode = "off"
+    rank, world_size = 0, 1
+
+    def rollout(self, pipeline, prompts, **_) -> own_loop.OwnRollout:
+        return own_loop.OwnRollout(self, None, pipeline, list(prompts))
+
+    def advantages(self, prompts, rewards, std: str = "global") -> np.ndarray:
+        return own_loop.plain_advantages(self, prompts, rewards, std)
 
     def detach(self, in_step: bool = True) -> None:
         return None
@@ -375,16 +417,21 @@ class _Detached:
         return None
 
 
-def attach(config: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Runtime | _Detached:
+def attach(
+    config: str | os.PathLike[str], overrides: Iterable[str] = (), *, scorer: Callable[..., Any] | None = None,
+) -> Runtime | _Detached:
     """Attaches to flow-grpo in this process and returns the attachment (also a context manager).
 
     Call it before the host's modules are imported by the script, on every rank. `config` is the path of a YAML
-    file, `overrides` are "key=value" texts. Raises GrpoAccelError if the configuration is wrong; nothing is
+    file, `overrides` are "key=value" texts, `scorer(images [n, 3, H, W] in 0…1, prompts)` scores previews in loops of one's
+    own (`Runtime.rollout`); flow-grpo's is found. Raises GrpoAccelError if the configuration is wrong; nothing is
     attached then. With mode off, or GRPO_ACCEL_DISABLE=1, nothing is attached at all.
     """
     if os.environ.get("GRPO_ACCEL_DISABLE") == "1":
         return _Detached()
     runtime = Runtime(config, overrides)
+    if scorer is not None:
+        runtime.use_scorer(scorer)
     if runtime.mode == "off":
         runtime.session.close(True)
         return _Detached()

@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 INPUTS = ("attention", "x0", "cfg", "hidden", "prompt", "preview", "lookahead", "distilled")
 MODES = ("off", "shadow", "prune", "pass-through")
 LOG_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
@@ -87,6 +87,7 @@ class SessionInfo(ctypes.Structure):
         ("distilled_pairs", ctypes.c_int32),
         ("distilled_seconds", ctypes.c_double),
         ("finals", ctypes.c_int32),
+        ("drop_stopped_rows", ctypes.c_int32),
     ]
 
 
@@ -163,6 +164,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "ga_session_open": (status, [ctypes.POINTER(_SessionOptions), ctypes.POINTER(handle), error]),
         "ga_session_close": (None, [ctypes.POINTER(handle), ctypes.c_int32]),
         "ga_session_get_info": (status, [handle, ctypes.POINTER(SessionInfo)]),
+        "ga_session_set_host": (status, [handle, ctypes.c_int32, ctypes.c_int32, error]),
         "ga_session_metrics_json": (ctypes.c_char_p, [handle]),
         "ga_batch_begin": (status, [handle, ctypes.POINTER(_BatchOptions), ctypes.POINTER(handle), error]),
         "ga_batch_blocks": (status, [handle, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)), ctypes.POINTER(ctypes.c_int32)]),
@@ -257,6 +259,11 @@ class Session:
         info = SessionInfo(ctypes.sizeof(SessionInfo))
         self._library.ga_session_get_info(self._handle, ctypes.byref(info))
         return info
+
+    def set_host(self, host_std: int, prunable: bool) -> None:
+        """What the host divides advantages by (0 one σ, 1 the group's) and that it may be pruned from the first batch on;
+        flow-grpo's scripts show both in their first update."""
+        self._call("ga_session_set_host", self._handle, host_std, 1 if prunable else 0)
 
     def metrics_json(self) -> str:
         return (self._library.ga_session_metrics_json(self._handle) or b"{}").decode()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import previews
+from . import previews, samples
 
 
 def wrap_multi_score(runtime, multi_score):
@@ -125,6 +125,18 @@ class EndedUpdate:
         self._blocks = [(rollout.rows, rollout.stopped()) for rollout in rollouts]
         self.told = False  # has the session been told of its end?
 
+    @property
+    def batches(self) -> int:
+        return len(self._blocks)
+
+    def kept(self) -> list[bool]:
+        """Of this rank's rows, in the order in which the host has them."""
+        found = []
+        for rows, stopped in self._blocks:
+            gone = set(stopped)
+            found += [row not in gone for row in range(rows)]
+        return found
+
     def is_of(self, prompts: Any) -> bool:
         return np.array_equal(np.asarray(prompts), self._prompts)
 
@@ -172,7 +184,8 @@ def wrap_tracker_update(runtime, update):
         kind = kwargs.get("type", args[0] if args else "grpo")
         ended = runtime.ended_update
         try:
-            return _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind, first)
+            whole = _whole_group_advantages(runtime, tracker, prompts, rewards, advantages, kind, first)
+            return _without_stopped(runtime, ended, whole, samples.caller_frame(2)) if first else whole
         except Exception as error:
             runtime.degrade("advantages could not be computed over whole groups", error)
             if first and not ended.told:
@@ -183,6 +196,28 @@ def wrap_tracker_update(runtime, update):
                 runtime.update_ended(prompts, rewards)
 
     return wrapped
+
+
+def _without_stopped(runtime, ended: EndedUpdate, advantages: Any, frame: Any) -> Any:
+    """The advantages, and on request the host's samples, without stopped rows, for hosts that train on every row."""
+    kept = ended.kept()
+    if all(kept) or samples.masks_zeros(frame) is not False:
+        return advantages
+    if not runtime.drops_rows:
+        runtime.warn_once(
+            "mask", "this script trains on every row, also on those of advantage 0: stopped rows save their rollout and their "
+            "reward but not their training; advantage.drop_stopped_rows takes them out of the script's samples")
+        return advantages
+    found = samples.of_frame(frame, len(kept))
+    if found is None:
+        runtime.warn_once("samples", "the script's samples were not found where it asks for advantages: stopped rows stay")
+        return advantages
+    rows = samples.trained_rows(kept, ended.batches)
+    runtime.warn_once(
+        "dropped", f"stopped rows are taken out of the script's samples (advantage.drop_stopped_rows): {len(rows)} of "
+        f"{len(kept)} rows of this rank train")
+    samples.drop(found, rows, len(kept))
+    return samples.advantages_of(advantages, rows, runtime.rank, runtime.world_size)
 
 
 def _is_prunable(runtime, columns, kind: str) -> bool:

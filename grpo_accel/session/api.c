@@ -69,6 +69,15 @@ ga_status ga_session_get_info(const ga_session *session, ga_session_info *info) 
     info->distilled_pairs = (int32_t)config->probe.distilled.pairs;
     info->distilled_seconds = config->probe.distilled.seconds;
     info->finals = config->record.enabled ? (int32_t)config->record.finals : 0;
+    info->drop_stopped_rows = config->advantage.drop_stopped_rows;
+    return GA_OK;
+}
+
+ga_status ga_session_set_host(ga_session *session, int32_t host_std, int32_t prunable, ga_error *error) {
+    ga_error_clear(error);
+    NEEDS(error, session != NULL && (host_std == 0 || host_std == 1));
+    session->host_std = host_std == 0 ? GA_STD_GLOBAL : GA_STD_GROUP;
+    session->host_ready = prunable != 0;
     return GA_OK;
 }
 
@@ -182,6 +191,10 @@ ga_status ga_batch_decide(ga_batch *batch, ga_decision *decision_out, ga_error *
     decision_out->reason = batch->reason;
     decision_out->next_step = batch->look_now < batch->look_count ? batch->steps[batch->look_now] : -1;
     return GA_OK;
+}
+
+uint64_t ga_batch_plan_checksum(const ga_batch *batch) {
+    return batch != NULL ? batch->plan_checksum : 0;
 }
 
 ga_status ga_batch_reward(ga_batch *batch, const char *scorer, const int32_t *rows, const double *values,
