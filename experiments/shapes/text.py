@@ -37,9 +37,9 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]
 
 
-def learn_merges(vocabulary: list[str]) -> list[tuple[str, str]]:
-    """BPE merges, most frequent pair first, until every word of ``vocabulary`` is a single token."""
-    spellings = [[*word[:-1], word[-1] + "</w>"] for word in vocabulary]
+def learn_merges(spellings: list[list[str]]) -> list[tuple[str, str]]:
+    """BPE merges, most frequent pair first, until every one of the ``spellings``, lists of symbols, is a single token."""
+    spellings = [[*symbols] for symbols in spellings]
     merges = []
     while True:
         counts: dict[tuple[str, str], int] = {}
@@ -59,7 +59,7 @@ def learn_merges(vocabulary: list[str]) -> list[tuple[str, str]]:
 
 
 def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    merges = learn_merges(words())
+    merges = learn_merges([[*word[:-1], word[-1] + "</w>"] for word in words()])
     letters = byte_alphabet()
     tokens = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
     return {token: index for index, token in enumerate([*tokens, PAD, START, END])}, merges
@@ -74,8 +74,8 @@ def write_clip_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": PAD}
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TEXT_LENGTH, "do_lower_case": True}
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(folder / "tokenizer_config.json", {**settings, **special})
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "tokenizer_config.json", {**settings, **special})
 
 
 def write_t5_tokenizer(folder: Path) -> None:
@@ -99,15 +99,15 @@ def write_t5_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     settings = {"tokenizer_class": "T5Tokenizer", "model_max_length": 512, "extra_ids": 0}
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(folder / "tokenizer_config.json", {**settings, **special, "additional_special_tokens": []})
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "tokenizer_config.json", {**settings, **special, "additional_special_tokens": []})
 
 
-def _write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+def orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
     """A random [rows, columns] matrix with orthonormal rows or columns."""
     normal = torch.randn(max(rows, columns), min(rows, columns), generator=generator)
     basis = torch.linalg.qr(normal).Q
@@ -115,17 +115,17 @@ def _orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Te
 
 
 @torch.no_grad()
-def make_clip_encoder(seed: int) -> CLIPTextModelWithProjection:
-    """Hidden states [N, L, CLIP_WIDTH] = word + position; ``text_embeds`` [N, CLIP_WIDTH] = projected mean."""
+def make_clip_encoder(seed: int, cls=CLIPTextModelWithProjection, layers: int = 1, heads: int = 1):
+    """Hidden states [N, L, CLIP_WIDTH] = word + position; pooled [N, CLIP_WIDTH] = projected mean, in either class."""
     vocabulary, _ = clip_vocabulary()
-    model = CLIPTextModelWithProjection(
+    model = cls(
         CLIPTextConfig(
             vocab_size=len(vocabulary),
             hidden_size=CLIP_WIDTH,
             projection_dim=CLIP_WIDTH,
             intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=1,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
             max_position_embeddings=CLIP_POSITIONS,
             hidden_act="gelu",
             bos_token_id=vocabulary[START],
@@ -143,15 +143,46 @@ def make_clip_encoder(seed: int) -> CLIPTextModelWithProjection:
         elif "norm" in name and name.endswith("weight"):
             weight.fill_(1.0)
         elif name.endswith("v_proj.weight"):
-            weight.copy_(_orthogonal(*weight.shape, generator))
+            weight.copy_(orthogonal(*weight.shape, generator))
         elif name.endswith("out_proj.weight"):
             # The mean of n words shrinks as 1/sqrt(n): the factor lets it outweigh the end token's own vector.
-            weight.copy_(4.0 * _orthogonal(*weight.shape, generator))
+            weight.copy_(4.0 * orthogonal(*weight.shape, generator))
         elif name.endswith("text_projection.weight"):
-            weight.copy_(_orthogonal(*weight.shape, generator))
+            weight.copy_(orthogonal(*weight.shape, generator))
         else:  # queries, keys, the feed-forward branch and all biases
             weight.zero_()
     return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def make_copying_clip_encoder(seed: int) -> CLIPTextModelWithProjection:
+    """Hidden state before the last layer [N, L, CLIP_WIDTH] = word + position + the three words before.
+
+    Two thirds of the width hold the word, the rest its position as cosines and sines of eight frequencies. Turning
+    those by d places makes a query that meets the key d places before, so that the first layer's three heads copy
+    the words one, two and three places before; the second layer takes the mean that the pooled vector is read from.
+    """
+    model = make_clip_encoder(seed, layers=2, heads=3)
+    words_width, head = CLIP_WIDTH * 2 // 3, CLIP_WIDTH // 3
+    frequency = 4.0 ** (-torch.arange(head // 2) / (head // 2))
+    angle = torch.arange(CLIP_POSITIONS)[:, None] * frequency
+    weights = dict(model.named_parameters())
+    by_end = {name.split("text_model.")[-1]: weight for name, weight in weights.items()}
+    by_end["embeddings.token_embedding.weight"][:, words_width:] = 0.0
+    position = by_end["embeddings.position_embedding.weight"]
+    position.zero_()
+    position[:, words_width:] = torch.cat([angle.cos(), angle.sin()], 1)
+    first = "encoder.layers.0.self_attn"
+    for index in range(3):
+        rows = slice(index * head, (index + 1) * head)
+        turn = (index + 1) * frequency
+        cosine, sine = torch.diag(turn.cos()), torch.diag(turn.sin())
+        back = torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)])
+        by_end[f"{first}.q_proj.weight"][rows, words_width:] = 4.0 * back
+        by_end[f"{first}.k_proj.weight"][rows, words_width:] = 4.0 * torch.eye(head)
+    by_end[f"{first}.v_proj.weight"][:, words_width:] = 0.0
+    by_end[f"{first}.out_proj.weight"].div_(4.0)
+    return model
 
 
 @torch.no_grad()
@@ -185,9 +216,9 @@ def make_t5_encoder(seed: int) -> T5EncoderModel:
             for head in range(heads):  # bucket d holds the tokens d before
                 weight[head + 1, head] = 20.0
         elif name.endswith("SelfAttention.v.weight"):
-            weight.copy_(_orthogonal(*weight.shape, generator))
+            weight.copy_(orthogonal(*weight.shape, generator))
         elif name.endswith("SelfAttention.o.weight"):
-            weight.copy_(_orthogonal(*weight.shape, generator))
+            weight.copy_(orthogonal(*weight.shape, generator))
         else:  # queries, keys and the feed-forward branch
             weight.zero_()
     return model.eval().requires_grad_(False)

@@ -1,0 +1,23 @@
+"""The model families of the shapes world: what each is built of, how it is trained and how it is sampled."""
+
+from __future__ import annotations
+
+from .family import Family
+from .flux import Flux
+from .qwen import Qwen
+from .sd3 import SD3
+from .sdxl import SDXL
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (SD3(), Flux(), Qwen(), SDXL())}
+
+
+def family_of(pipeline) -> Family:
+    """The family whose pipeline class ``pipeline`` is of."""
+    for family in FAMILIES.values():
+        if type(pipeline).__name__ == family.pipeline_name:
+            return family
+    known = ", ".join(family.pipeline_name for family in FAMILIES.values())
+    raise ValueError(f"{type(pipeline).__name__} is no pipeline of the shapes world; those are {known}")
+
+
+__all__ = ["FAMILIES", "Family", "family_of"]
