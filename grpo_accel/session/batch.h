@@ -40,6 +40,7 @@ struct ga_batch {
     bool by_chance;                   /* a decision of this batch was an audit, so the later ones are */
     ga_candidate *stopped;            /* [stopped_count] of all ranks, as they were when they stopped */
     int32_t stopped_count;
+    uint64_t plan_checksum; /* of the plans so far, the same on every rank; 0: there was none */
     float *prediction;  /* [rows] newest one, NaN where there is none */
     float *variance;    /* [rows] */
     uint8_t *kept;      /* [rows] still runs */

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "grpo_accel/base/check.h"
+#include "grpo_accel/base/digest.h"
 #include "grpo_accel/base/log.h"
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/select/compact.h"
@@ -221,6 +222,7 @@ static void take_plan(
     batch->kept_count = compact->kept;
     batch->pruned |= stopped_some;
     batch->by_chance |= made->audited;
+    batch->plan_checksum = ga_digest_join(batch->plan_checksum, made->checksum);
     batch->audited = batch->look_now == 0 ? made->audited : batch->audited;
     batch->reason = made->audited ? "audit" : "pruned";
 }
