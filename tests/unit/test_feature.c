@@ -25,12 +25,17 @@ static double naive_cell(const float *map, int32_t height, int32_t width, int32_
     return sum / height / width;
 }
 
+/* Frames of a video, one below the other. */
+#define FRAMES 9
+
 static void pooling_keeps_areas(void **state) {
     (void)state;
     static const int32_t sizes[][4] = {{16, 16, 16, 16}, {32, 32, 16, 16}, {5, 7, 3, 4}, {17, 13, 16, 5},
-        {9, 1, 4, 1}, {3, 3, 1, 1}, {8, 90, 8, 16}};
+        {9, 1, 4, 1}, {3, 3, 1, 1}, {8, 90, 8, 16}, {40, 4, 16, 4}, {4, 40, 4, 16}, {1, 40, 1, 16},
+        {40, 1, 16, 1}, {640, 16, 16, 16}, {FRAMES * 30, 52, 16, 16}};
     ga_random random = test_random(4);
-    float map[1024], out[256];
+    static float map[FRAMES * 30 * 52];
+    float out[256];
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         const int32_t *size = sizes[s];
         double mean = 0, out_mean = 0;
@@ -286,6 +291,89 @@ static void latents_and_scores_go_into_theirs(void **state) {
     free_stored(&velocity);
     free_stored(&vectors);
     free_block(&made);
+}
+
+static void expect_tall_attention(
+    block_case *made, const ga_feature_options *options, int32_t height, int32_t width, ga_random *random) {
+    const int32_t tokens = options->token_height * options->token_width;
+    const attention_case what = {"tall", 2, 1, tokens, tokens, 3, 4, GA_F32, token_order, 1, MASK_ANY, 1e-5};
+    attention_inputs inputs = make_inputs(&what, random);
+    ga_attention_views views = views_of(&what, &inputs);
+    views.statistics = options->attention_statistics;
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_feature_put_attention(&made->block, 0, &views, options->token_height, options->token_width,
+                NULL, made->arena, &error),
+        &error);
+    float *map = compute_maps(&views); /* [row, token] */
+    for (int32_t row = 0; row < 2; row++) {
+        for (int32_t cell = 0; cell < height * width; cell++) {
+            const double expected = naive_cell(map + (ptrdiff_t)row * tokens, options->token_height,
+                options->token_width, height, width, cell / width, cell % width);
+            assert_true(fabs((double)value_at(made, row, cell) - expected) < 1e-3);
+        }
+    }
+    free(map);
+    free_inputs(&inputs);
+}
+
+/* x0 of two rows with one channel; its maps stand `offset` values into a row. */
+static void expect_tall_latent(block_case *made, const ga_feature_options *options, int32_t offset,
+    int32_t height, int32_t width, ga_random *random) {
+    const int64_t shape[4] = {2, 1, options->latent_height, options->latent_width};
+    const int64_t pixels = shape[2] * shape[3];
+    stored latent = make_stored(random, GA_F32, shape, odd_order, 1);
+    stored velocity = make_stored(random, GA_F16, shape, natural_order, 1);
+    float *map = malloc((size_t)pixels * sizeof *map);
+    assert_non_null(map);
+    ga_error error;
+    ga_error_clear(&error);
+    test_ok(ga_feature_put_x0(&made->block, &latent.view, &velocity.view, 0.5, made->arena, &error), &error);
+    for (int32_t row = 0; row < 2; row++) {
+        for (int64_t i = 0; i < pixels; i++) {
+            map[i] = (float)(latent.values[row * pixels + i] - 0.5 * velocity.values[row * pixels + i]);
+        }
+        for (int32_t cell = 0; cell < height * width; cell++) {
+            const double expected = naive_cell(map, options->latent_height, options->latent_width, height,
+                width, cell / width, cell % width);
+            assert_true(fabs((double)value_at(made, row, offset + cell) - expected) < 2e-3);
+        }
+    }
+    free(map);
+    free_stored(&latent);
+    free_stored(&velocity);
+}
+
+/* A video's frames are one tall map, and a poster is a narrow one: each side is pooled by itself, never
+ * enlarged. */
+static void tall_maps_are_pooled_by_side(void **state) {
+    (void)state;
+    static const struct {
+        int32_t token_height, token_width, latent_height, latent_width, height, width;
+    } shapes[] = {{FRAMES * 15, 26, FRAMES * 30, 52, 16, 16}, {40, 4, 80, 8, 16, 4}, {1, 40, 2, 80, 1, 16}};
+    ga_random random = test_random(23);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const ga_feature_options options = {
+            .inputs = GA_INPUT_BIT(GA_INPUT_ATTENTION) | GA_INPUT_BIT(GA_INPUT_X0),
+            .map_size = 16,
+            .attention_blocks = 1,
+            .attention_statistics = GA_ATTENTION_BIT(GA_ATTENTION_MASS),
+            .token_height = shapes[i].token_height,
+            .token_width = shapes[i].token_width,
+            .latent_channels = 1,
+            .latent_height = shapes[i].latent_height,
+            .latent_width = shapes[i].latent_width};
+        block_case made;
+        make_block(&made, &options, 2);
+        const int32_t height = shapes[i].height, width = shapes[i].width, cells = height * width;
+        for (int32_t k = 0; k < 2; k++) {
+            assert_int_equal(made.schema.inputs[k].height, height);
+            assert_int_equal(made.schema.inputs[k].width, width);
+        }
+        expect_tall_attention(&made, &options, height, width, &random);
+        expect_tall_latent(&made, &options, cells, height, width, &random);
+        free_block(&made);
+    }
 }
 
 static void values_are_saturated(void **state) {
@@ -564,6 +652,7 @@ int main(void) {
         cmocka_unit_test(wide_vectors_fit),
         cmocka_unit_test(halves_are_read_as_they_are),
         cmocka_unit_test(guidance_keeps_what_is_not_known),
+        cmocka_unit_test(tall_maps_are_pooled_by_side),
         cmocka_unit_test(values_are_saturated),
         cmocka_unit_test(shared_states_are_found),
         cmocka_unit_test(scores_alone_are_not_judged),
