@@ -1,0 +1,37 @@
+"""Our lines among the host's progress bars: a line is whole, and so is the bar that it meets."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+
+def _live_bars(tqdm: Any) -> bool:
+    """Is a bar of this process being drawn on one of its own streams?"""
+    bars = list(getattr(tqdm, "_instances", ()))
+    return any(not getattr(bar, "disable", True) and hasattr(bar, "start_t") for bar in bars)
+
+
+def _between_bars():
+    """A context in which bars are off the screen; they are drawn again after it. Nothing is imported for it."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if tqdm is None or not _live_bars(tqdm):
+        return nullcontext()
+    return tqdm.external_write_mode(file=sys.stderr)
+
+
+def write(line: str) -> None:
+    """Writes a line to standard error, above the bars that tqdm is drawing. Any thread; never raises.
+
+    The bars are cleared and drawn again under tqdm's own lock, on a terminal and under mpirun alike: there a bar's
+    line has no end either, and a line that is merely printed sticks to it.
+    """
+    try:
+        with _between_bars():
+            print(line, file=sys.stderr, flush=True)
+    except Exception:  # a closed stream, another tqdm than the one known: the job must not notice
+        try:
+            print(line, file=sys.__stderr__, flush=True)
+        except Exception:
+            pass
