@@ -1,4 +1,4 @@
-"""Samples of the shipped model with their rewards: ``python -m experiments.shapes.contact_sheet --out PICTURE``."""
+"""Samples of a shipped model with their rewards: ``python -m experiments.shapes.contact_sheet --out PICTURE``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from .sampler import SETTINGS, decode, sample
+from .families import load
+from .sampler import draw
 from .scorer import score
 from .world import KINDS, load_prompts, parse
 
@@ -46,21 +47,14 @@ def draw_sheet(images: torch.Tensor, rewards: list[float], prompts: list[str], p
 
 
 def main() -> None:
-    from diffusers import StableDiffusion3Pipeline
-
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--model", type=Path, default=MODEL, help="the model folder (default: the SD3-like one)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    pipeline = StableDiffusion3Pipeline.from_pretrained(arguments.model)
     prompts = chosen_prompts()
     repeated = [prompt for prompt in prompts for _ in range(SAMPLES)]
-    text, _, pooled, _ = pipeline.encode_prompt(
-        repeated, None, None, device="cpu", do_classifier_free_guidance=False,
-        max_sequence_length=SETTINGS.max_sequence_length,
-    )  # fmt: skip
-    images = decode(pipeline.vae, sample(pipeline.transformer, text, pooled, seed=arguments.seed))
+    images = draw(load(arguments.model), repeated, seed=arguments.seed)
     draw_sheet(images, score(images, repeated), prompts, arguments.out)
 
 

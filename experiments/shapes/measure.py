@@ -5,32 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .contact_sheet import MODEL
-from .sampler import SETTINGS, Settings, decode, sample, velocity
+from .families import family_of, load
+from .sampler import Settings, draw
 from .scorer import score
 from .world import KINDS, load_prompts, parse
 
 
-def prompt_vectors(pipeline, prompts: list[str], clip_length: int, t5_length: int):
-    """(text, pooled) with the given padding."""
-    pipeline.tokenizer_max_length = clip_length
-    text, _, pooled, _ = pipeline.encode_prompt(
-        prompts, None, None, device="cpu", do_classifier_free_guidance=False, max_sequence_length=t5_length
-    )
-    return text, pooled
-
-
-def rewards(pipeline, prompts, vectors, empty, settings: Settings, group: int) -> np.ndarray:
+def rewards(pipeline, prompts: list[str], settings: Settings, group: int, lengths: dict[str, int]) -> np.ndarray:
     """Rewards [prompts, group]."""
-    text, pooled = (part.repeat_interleave(group, 0) for part in vectors)
     repeated = [prompt for prompt in prompts for _ in range(group)]
-    latents = sample(pipeline.transformer, text, pooled, empty, settings, seed=0)
-    return np.array(score(decode(pipeline.vae, latents), repeated)).reshape(-1, group)
+    images = draw(pipeline, repeated, settings, seed=0, **lengths)
+    return np.array(score(images, repeated)).reshape(-1, group)
 
 
 def summary(values: np.ndarray, prompts: list[str]) -> dict[str, float]:
@@ -46,39 +38,40 @@ def summary(values: np.ndarray, prompts: list[str]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def seconds_per_step(pipeline, vectors, rows: int = 64, repeats: int = 8) -> float:
+def seconds_per_step(pipeline, rows: int = 64, repeats: int = 8) -> float:
     """CPU seconds of the fastest of some forwards of ``rows`` rows without guidance, one thread."""
-    text, pooled = (part[:1].expand(rows, *part.shape[1:]) for part in vectors)
-    latents = torch.randn(rows, 8, 8, 8)
+    family = family_of(pipeline)
+    told = family.conditions(pipeline, ["a red circle above a blue square"] * rows)
+    latents, level = torch.randn(rows, *family.latent_shape), torch.full((rows,), 0.5)
     times = []
     for _ in range(repeats):
         start = time.process_time()
-        velocity(pipeline.transformer, latents, 0.5, text, pooled)
+        family.run(family.network(pipeline), latents, level, told)
         times.append(time.process_time() - start)
     return min(times)
 
 
 def main() -> None:
-    from diffusers import StableDiffusion3Pipeline
-
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--model", type=Path, default=MODEL, help="the model folder (default: the SD3-like one)")
     parser.add_argument("--group", type=int, default=8, help="samples a prompt")
     parser.add_argument("--every", type=int, default=1, help="use every n-th held-out prompt")
-    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
-    parser.add_argument("--guidance", type=float, default=SETTINGS.guidance_scale)
+    parser.add_argument("--steps", type=int, help="instead of the family's")
+    parser.add_argument("--guidance", type=float, help="instead of the family's")
     parser.add_argument("--ode", action="store_true", help="no stochastic step")
-    parser.add_argument("--long", action="store_true", help="pad the prompts to 77 + 128 tokens")
+    parser.add_argument("--long", action="store_true", help="pad the prompts as hosts do for the large models")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline = StableDiffusion3Pipeline.from_pretrained(arguments.model)
+    pipeline = load(arguments.model)
+    family = family_of(pipeline)
+    if arguments.long and not family.long_padding:
+        parser.error(f"the family {family.name} has one length of prompts only")
+    given = {"steps": arguments.steps, "guidance_scale": arguments.guidance, "window": (0, 0) if arguments.ode else None}
+    settings = replace(family.settings, **{name: value for name, value in given.items() if value is not None})
     prompts = load_prompts("test")[:: arguments.every]
-    lengths = (77, 128) if arguments.long else (SETTINGS.max_sequence_length,) * 2
-    vectors, empty = prompt_vectors(pipeline, prompts, *lengths), prompt_vectors(pipeline, [""], *lengths)
-    window = (0, 0) if arguments.ode else SETTINGS.window
-    settings = Settings(steps=arguments.steps, guidance_scale=arguments.guidance, window=window)
-    result = summary(rewards(pipeline, prompts, vectors, empty, settings, arguments.group), prompts)
-    result["cpu_seconds_per_step_of_64_rows"] = round(seconds_per_step(pipeline, vectors), 4)
+    lengths = family.long_padding if arguments.long else {}
+    result = summary(rewards(pipeline, prompts, settings, arguments.group, lengths), prompts)
+    result["cpu_seconds_per_step_of_64_rows"] = round(seconds_per_step(pipeline), 4)
     print(json.dumps(result))
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from .contact_sheet import MODEL
-from .measure import prompt_vectors
-from .sampler import SETTINGS, decode, sigmas, step, velocity
+from .families import load
+from .sampler import SD3, SETTINGS, decode, sigmas, step, velocity
 from .world import load_prompts
 
 CHANNELS = (16, 16, 16)
@@ -27,7 +27,7 @@ PREVIEW_STEPS = (2, 3, 5)
 @torch.no_grad()
 def latents(pipeline, prompts: list[str], seed: int) -> torch.Tensor:
     """Final latents and x0 previews [2 × prompts, 8, 8, 8] of one rollout a prompt."""
-    text, pooled = prompt_vectors(pipeline, prompts, 16, 16)
+    text, pooled = SD3.conditions(pipeline, prompts).values()
     generator = torch.Generator().manual_seed(seed)
     state = torch.randn((len(prompts), 8, 8, 8), generator=generator)
     schedule = sigmas(SETTINGS.steps).tolist()
@@ -77,15 +77,13 @@ def drop_derived(path: Path) -> None:
 
 
 def main() -> None:
-    from diffusers import StableDiffusion3Pipeline
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=1200)
     parser.add_argument("--out", default=str(Path(MODEL).parent / "tiny"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    pipeline = StableDiffusion3Pipeline.from_pretrained(MODEL, dtype=torch.float32)
+    pipeline = load(MODEL)
     prompts = load_prompts("train")
     inputs = torch.cat([latents(pipeline, prompts[start : start + 128], seed=start) for start in range(0, len(prompts), 128)])
     with torch.no_grad():

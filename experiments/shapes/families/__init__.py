@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from .family import Family
 from .flux import Flux
 from .qwen import Qwen
@@ -20,4 +23,13 @@ def family_of(pipeline) -> Family:
     raise ValueError(f"{type(pipeline).__name__} is no pipeline of the shapes world; those are {known}")
 
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+def load(folder: Path):
+    """The pipeline of a model folder of any family, in single precision and without progress bars."""
+    name = json.loads((Path(folder) / "model_index.json").read_text())["_class_name"]
+    for family in FAMILIES.values():
+        if family.pipeline_name == name:
+            return family.load(folder)
+    raise ValueError(f"{folder} holds a {name}, which is no pipeline of the shapes world")
+
+
+__all__ = ["FAMILIES", "Family", "family_of", "load"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..sampler import Settings, sigmas, step
+from ..steps import Settings, sigmas, step
 
 Conditions = dict[str, torch.Tensor]
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from transformers import CLIPTextModel, CLIPTokenizer, T5TokenizerFast
 
 from .. import text
-from ..sampler import Settings
+from ..steps import Settings
 from .family import Family, edit_json, from_files, pack, unpack
 
 LATENT_CHANNELS = 4

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from .. import qwen_text
-from ..sampler import Settings
+from ..steps import Settings
 from .family import Family, channel_statistics, from_files, pack, unpack
 
 LATENT_CHANNELS = 4

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .. import text
-from ..sampler import Settings
+from ..steps import Settings
 from .family import Family, from_files, random_levels
 from .sd3 import LATENT_CHANNELS, LATENT_SIZE
 
