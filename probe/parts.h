@@ -29,6 +29,7 @@ struct ga_probe {
     double reward_scale;       /* the network's answer 1 in units of the reward */
     ga_probe_target *others;   /* [info.target_count - 1] targets 1 …; NULL with one target */
     ga_reference reference;    /* step_count 0: not known */
+    ga_learned learned;        /* run_count 0: not known */
     double variance_floor;     /* what the network's exp(log-variance) is added to, reward_scale² */
     ga_network network;        /* with GA_PROBE_NETWORK */
     float *parameters;         /* [network.parameter_count] in host memory; NULL without a network */

@@ -20,6 +20,10 @@ const ga_reference *ga_probe_get_reference(const ga_probe *probe) {
     return probe->reference.step_count > 0 ? &probe->reference : NULL;
 }
 
+const ga_learned *ga_probe_get_learned(const ga_probe *probe) {
+    return probe->learned.run_count > 0 ? &probe->learned : NULL;
+}
+
 const ga_probe_info *ga_probe_get_info(const ga_probe *probe) {
     return &probe->info;
 }
@@ -180,6 +184,7 @@ void ga_probe_close(ga_probe **probe) {
     for (int32_t i = 0; i < (*probe)->info.target_count - 1 && (*probe)->others != NULL; i++) {
         ga_ridge_destroy(&(*probe)->others[i].ridge);
     }
+    ga_learned_clear(&(*probe)->learned);
     free((*probe)->others);
     free((*probe)->row);
     free(*probe);

@@ -12,6 +12,7 @@
 #include "grpo_accel/base/status.h"
 #include "grpo_accel/compute/compute.h"
 #include "probe/calibration.h"
+#include "probe/learned.h"
 #include "probe/network_options.h"
 #include "probe/reference.h"
 
@@ -57,6 +58,9 @@ const ga_probe_info *ga_probe_get_info(const ga_probe *probe);
 
 /* What its training rows looked like; NULL: its file does not say. Owned by the probe. */
 const ga_reference *ga_probe_get_reference(const ga_probe *probe);
+
+/* What it has learned from; NULL: its file does not say. Owned by the probe. */
+const ga_learned *ga_probe_get_learned(const ga_probe *probe);
 
 /*
  * Reads a probe file. *probe_out is the caller's until ga_probe_close; nothing on failure. `compute` must

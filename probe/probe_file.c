@@ -509,6 +509,9 @@ ga_status ga_probe_save(const ga_probe *probe, const char *path, ga_error *error
         status = ga_reference_put(&probe->reference, weights, error);
     }
     if (status == GA_OK) {
+        status = ga_learned_put(&probe->learned, weights, error);
+    }
+    if (status == GA_OK) {
         status = ga_weights_write(weights, path, error);
     }
     ga_weights_destroy(&weights);
@@ -568,6 +571,7 @@ static ga_status fill_probe(const ga_weights *weights, const char *path, bool fi
     GA_TRY(get_texts(weights, path, probe, error));
     GA_TRY(
         ga_reference_get(weights, path, probe->info.steps, probe->info.step_count, &probe->reference, error));
+    GA_TRY(ga_learned_get(weights, path, &probe->learned, error));
     return get_arrays(weights, path, probe, error);
 }
 

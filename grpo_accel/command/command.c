@@ -67,6 +67,7 @@ static const ga_option evaluate_options[] = {
     {"against", "FILE", "compare with this probe on the same rows, pair by pair"},
     {"step", "N", "judge at this decision step (default: all that the probe knows)"},
     {"categories", "FILE", "CSV lines 'prompt or its hash,category': figures by category"},
+    {"all-rows", NULL, "also rows that the probe has learned from; left out else, where its file names them"},
     {"curve", NULL, "train again on parts of the record: figures against the number of rows (takes time)"},
     {"gate", "RHO", "least lower bound of the within-group Spearman for the answer yes (default: 0)"},
     COMMON_OPTIONS,
@@ -166,8 +167,10 @@ const ga_command ga_commands[] = {
         relabel_options, 1, 1, false, ga_command_relabel},
     {"evaluate", "--probe FILE --data FOLDER [--report FOLDER] [--against FILE] [--curve] [--gate RHO]",
         "judge a probe on a record, within prompt groups",
-        "Give it a record that the probe was not trained on: on its own it looks better than it is. Of a\n"
-        "record with stopped rows only audited ones are taken.\n"
+        "On rows that it has learned from a probe looks better than it is: they are left out, unless "
+        "--all-rows\n"
+        "takes them; in_sample says whether some are judged. Of a record with stopped rows only audited ones "
+        "are taken.\n"
         "Exit code 1 when the lower bound of the within-group Spearman is not above the gate. Figures "
         "called\n"
         "pooled mix prompts: they say how well prompts are told apart, not rollouts of one prompt.\n"

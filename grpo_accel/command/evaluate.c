@@ -24,16 +24,18 @@ typedef struct evaluating {
     const char *report;      /* NULL: no files */
     const char *predictions; /* NULL: no file */
     const char *categories_path;
-    bool curve;
+    bool curve, all_rows;
     int64_t step; /* 0: all of the probe's */
     ga_probe *probe;
     ga_lessons *lessons;
+    float *reward;      /* of the rows that are judged, NaN for others */
+    ga_dataset dataset; /* the lessons with these */
     ga_judged judged;
     ga_evaluated *found;
 } evaluating;
 
 static const ga_dataset *dataset_of(const evaluating *e) {
-    return ga_lessons_dataset(e->lessons);
+    return &e->dataset;
 }
 
 /* ---- the call ---- */
@@ -47,6 +49,7 @@ static ga_status read_call(const ga_call *call, evaluating *e, ga_error *error) 
     e->predictions = ga_arguments_value(&call->arguments, "predictions");
     e->categories_path = ga_arguments_value(&call->arguments, "categories");
     e->curve = ga_arguments_has(&call->arguments, "curve");
+    e->all_rows = ga_arguments_has(&call->arguments, "all-rows");
     if (found->probe_path == NULL) {
         return GA_FAIL(error, GA_ERR_ARGUMENT, "evaluate: --probe FILE is missing");
     }
@@ -81,7 +84,8 @@ static ga_status open_both(evaluating *e, ga_error *error) {
     if (table->rows == 0) {
         return GA_FAIL(error, GA_ERR_DATA, "%.200s: the record has no rows", e->found->data);
     }
-    const ga_probe_requirement requirement = {.schema = dataset_of(e)->schema,
+    e->dataset = *ga_lessons_dataset(e->lessons);
+    const ga_probe_requirement requirement = {.schema = e->dataset.schema,
         .model = table->layout.model,
         .step = e->step > 0 ? (int32_t)e->step : info->steps[0],
         .steps_total = table->steps_total[table->rows - 1]};
@@ -89,7 +93,7 @@ static ga_status open_both(evaluating *e, ga_error *error) {
 }
 
 /* Rows that a prediction chose to keep flatter or spoil it; rows kept by chance do neither. */
-static void choose_rows(evaluating *e) {
+static void choose_audited(evaluating *e) {
     const ga_record_table *table = ga_lessons_table(e->lessons);
     int64_t pruned = 0, audited = 0;
     for (int64_t i = 0; i < table->rows; i++) {
@@ -102,6 +106,17 @@ static void choose_rows(evaluating *e) {
                     "figures are of selected rows; set decision.audit above 0\n",
             stderr);
     }
+}
+
+static ga_status choose_rows(evaluating *e, ga_error *error) {
+    choose_audited(e);
+    e->reward = calloc(ga_size(e->dataset.rows) + 1, sizeof *e->reward);
+    if (e->reward == NULL) {
+        return GA_FAIL(error, GA_ERR_MEMORY, "evaluate: out of memory");
+    }
+    GA_TRY(ga_evaluated_choose_rows(e->probe, e->lessons, e->all_rows, e->reward, e->found, error));
+    e->dataset.reward = e->reward;
+    return GA_OK;
 }
 
 /* ---- rivals ---- */
@@ -183,7 +198,10 @@ static ga_status judge_other(evaluating *e, double *score, ga_error *error) {
     }
     ga_probe *other = NULL;
     GA_TRY(ga_probe_open(e->found->against_path, ga_compute_native(), &other, error));
-    const ga_status status = score_other(e, other, score, error);
+    ga_status status = score_other(e, other, score, error);
+    if (status == GA_OK) {
+        status = ga_evaluated_sample_of(other, e->lessons, &e->judged, &e->found->other_in_sample, error);
+    }
     char name[GA_EVALUATED_NAME_BYTES];
     (void)snprintf(name, sizeof name, "probe version %u (--against)", ga_probe_get_info(other)->version);
     ga_probe_close(&other);
@@ -390,8 +408,8 @@ static ga_status measure_curve(evaluating *e, ga_error *error) {
     ga_evaluated *found = e->found;
     for (int i = 0; i < GA_LEARNING_POINTS && e->curve; i++) {
         ga_error why = {0};
-        const ga_status status = ga_learning_measure(dataset_of(e), &options, &callbacks, ga_compute_native(),
-            shares[i], &found->learning[found->learning_count], &why);
+        const ga_status status = ga_learning_measure(ga_lessons_dataset(e->lessons), &options, &callbacks,
+            ga_compute_native(), shares[i], &found->learning[found->learning_count], &why);
         found->learning_count += status == GA_OK ? 1 : 0;
         GA_TRY(pass_missing(status, &why, error));
     }
@@ -400,7 +418,7 @@ static ga_status measure_curve(evaluating *e, ga_error *error) {
 
 static ga_status evaluate(evaluating *e, ga_error *error) {
     GA_TRY(open_both(e, error));
-    choose_rows(e);
+    GA_TRY(choose_rows(e, error));
     const ga_evaluate_options options = {
         .seed = 0, .resamples = RESAMPLES, .audited_only = e->found->audited_only};
     GA_TRY(ga_judge(e->probe, dataset_of(e), options.audited_only, &e->judged, error));
@@ -442,6 +460,19 @@ static void print_lines(const char *title, const ga_evaluated_lines *lines) {
     }
 }
 
+static void print_sample(const ga_evaluated *e) {
+    if (e->in_sample == GA_SAMPLE_UNKNOWN) {
+        (void)puts("its file does not say which rows it has learned from: if they are among these, it looks "
+                   "better than it is");
+    } else if (e->in_sample == GA_SAMPLE_IN) {
+        (void)printf("IN SAMPLE: it has learned from %lld of these rows and looks better than it is\n",
+            (long long)e->learned_rows);
+    } else if (e->left_out_rows > 0) {
+        (void)printf("%lld more rows are left out because it has learned from them (--all-rows takes them)\n",
+            (long long)e->left_out_rows);
+    }
+}
+
 static void print_figures(const ga_evaluated *e) {
     const ga_evaluation *f = &e->figures;
     const ga_probe_info *info = &e->probe;
@@ -450,6 +481,7 @@ static void print_figures(const ga_evaluated *e) {
         e->audited_only ? ", audited rows only" : "");
     (void)printf("trained on %lld rows; on prompts held out then: Spearman %.3f [%.3f, %.3f]\n",
         (long long)info->trained_rows, info->spearman, info->spearman_low, info->spearman_high);
+    print_sample(e);
     (void)printf("on this record, within prompt groups, 95 %% interval over groups:\n");
     print_within("Spearman", &f->within[GA_WITHIN_SPEARMAN]);
     print_within("Pearson", &f->within[GA_WITHIN_PEARSON]);
@@ -545,6 +577,7 @@ ga_exit ga_command_evaluate(const ga_call *call) {
     }
     const ga_exit code = status == GA_OK ? answer(call, e.found) : ga_command_fail(call, &error);
     ga_judged_destroy(&e.judged);
+    free(e.reward);
     ga_lessons_free(&e.lessons);
     ga_probe_close(&e.probe);
     free(e.found);

@@ -30,6 +30,9 @@ typedef struct ga_evaluated_rival {
     ga_baseline baseline;
 } ga_evaluated_rival;
 
+/* Has a probe learned from the rows that it is judged on? */
+typedef enum ga_sample { GA_SAMPLE_UNKNOWN, GA_SAMPLE_OUT, GA_SAMPLE_IN } ga_sample;
+
 /* Names a group for people. */
 typedef struct ga_evaluated_group {
     char prompt_hash[33];
@@ -43,6 +46,10 @@ typedef struct ga_evaluated {
     double gate;
     bool audited_only; /* pruned rows are there, so only rows kept by chance are honest */
     /* the answer */
+    ga_sample in_sample;
+    int64_t left_out_rows;     /* that would be judged, had the probe not learned from them */
+    int64_t learned_rows;      /* that are judged though it has */
+    ga_sample other_in_sample; /* of the probe of against_path */
     ga_probe_info probe;
     ga_evaluation figures;
     ga_within by_input[GA_INPUT_COUNT];            /* of its first number alone; groups 0: none */
@@ -65,6 +72,18 @@ void ga_evaluated_as_json(const ga_evaluated *e, FILE *out);
 
 /* The same as one HTML page that needs nothing else. */
 void ga_evaluated_as_page(const ga_evaluated *e, FILE *out);
+
+/*
+ * The rewards that count: reward [rows of the dataset], NaN for rows that the probe has learned from unless
+ * all_rows. Fills found->in_sample and the counts of rows beside it. GA_ERR_DATA where no row is left,
+ * GA_ERR_MEMORY.
+ */
+ga_status ga_evaluated_choose_rows(const ga_probe *probe, const ga_lessons *lessons, bool all_rows,
+    float *reward, ga_evaluated *found, ga_error *error);
+
+/* Has another probe learned from one of the judged rows? GA_ERR_MEMORY. */
+ga_status ga_evaluated_sample_of(const ga_probe *other, const ga_lessons *lessons, const ga_judged *judged,
+    ga_sample *sample_out, ga_error *error);
 
 /* A CSV file with a line for each row that was judged, group after group. GA_ERR_IO. */
 ga_status ga_evaluated_write_rows(

@@ -1,4 +1,6 @@
 /* evaluate's answer as JSON. Scripts rely on its members: they are only added to. */
+#include <string.h>
+
 #include "grpo_accel/command/evaluate.h"
 #include "grpo_accel/command/figures.h"
 #include "grpo_accel/record/row.h"
@@ -208,6 +210,14 @@ static void drift_as_json(ga_json *json, const ga_evaluation *figures) {
     ga_json_end(json);
 }
 
+static void sample_as_json(ga_json *json, ga_sample sample) {
+    if (sample == GA_SAMPLE_UNKNOWN) {
+        ga_json_text(json, "in_sample", NULL);
+    } else {
+        ga_json_boolean(json, "in_sample", sample == GA_SAMPLE_IN);
+    }
+}
+
 static void rivals_as_json(ga_json *json, const ga_evaluated *e) {
     ga_json_array(json, "comparisons");
     for (int32_t i = 0; i < e->rival_count; i++) {
@@ -217,6 +227,9 @@ static void rivals_as_json(ga_json *json, const ga_evaluated *e) {
         ga_command_within(json, "within_spearman", &e->rivals[i].baseline.spearman);
         ga_json_real(json, "pooled_spearman", e->rivals[i].baseline.pooled_spearman);
         ga_command_within(json, "probe_minus_it", &e->rivals[i].baseline.difference);
+        if (strcmp(e->rivals[i].key, "against") == 0) {
+            sample_as_json(json, e->other_in_sample);
+        }
         ga_json_end(json);
     }
     ga_json_end(json);
@@ -263,6 +276,9 @@ static void head_as_json(ga_json *json, const ga_evaluated *e) {
     ga_json_integer(json, "n_rows", e->figures.rows);
     ga_json_integer(json, "n_groups", e->figures.groups);
     ga_json_boolean(json, "audited_only", e->audited_only);
+    sample_as_json(json, e->in_sample);
+    ga_json_integer(json, "n_rows_learned", e->learned_rows);
+    ga_json_integer(json, "n_rows_left_out", e->left_out_rows);
     ga_json_real(json, "gate", e->gate);
     ga_json_boolean(json, "above_gate", ga_evaluated_is_above_gate(e));
 }

@@ -14,6 +14,25 @@ enum { TEXT_BYTES = 512 };
 
 /* ---- head ---- */
 
+static void say_sample(const ga_evaluated *e, FILE *out) {
+    char text[TEXT_BYTES];
+    if (e->in_sample == GA_SAMPLE_UNKNOWN) {
+        (void)snprintf(text, sizeof text,
+            " The probe's file does not say which rows it has learned from; if they are among these, it "
+            "looks "
+            "better than it is.");
+    } else if (e->in_sample == GA_SAMPLE_IN) {
+        (void)snprintf(text, sizeof text,
+            " IN SAMPLE: it has learned from %lld of these rows and looks better than it is.",
+            (long long)e->learned_rows);
+    } else {
+        (void)snprintf(text, sizeof text,
+            " It has learned from none of these rows; %lld that it has learned from are left out.",
+            (long long)e->left_out_rows);
+    }
+    ga_plot_write_text(out, text);
+}
+
 static void write_head(const ga_evaluated *e, FILE *out) {
     const ga_probe_info *info = &e->probe;
     char text[TEXT_BYTES], utc[24];
@@ -33,6 +52,7 @@ static void write_head(const ga_evaluated *e, FILE *out) {
         "groups.",
         ga_evaluated_is_above_gate(e) ? "" : "NOT ", e->gate);
     ga_plot_write_text(out, text);
+    say_sample(e, out);
     (void)fputs("</p>\n", out);
 }
 

@@ -8,6 +8,7 @@
 #include "grpo_accel/command/train_call.h"
 #include "grpo_accel/command/train_ranks.h"
 #include "grpo_accel/command/train_report.h"
+#include "grpo_accel/session/lesson_runs.h"
 
 /* One training from the ranks' meeting to their parting. */
 typedef struct training {
@@ -17,6 +18,7 @@ typedef struct training {
     ga_train_bar bar;
     const ga_compute *compute;
     ga_lessons *lessons;
+    ga_learned_run runs[GA_LEARNED_RUNS_MAX];
     ga_probe *probe;
     ga_train_report report;
 } training;
@@ -94,7 +96,7 @@ static ga_status read_lessons(training *t, ga_error *error) {
 }
 
 /* What the probe will be bound to stands in the record. */
-static void bind_options(training *t) {
+static ga_status bind_options(training *t, ga_error *error) {
     const ga_record_table *table = ga_lessons_table(t->lessons);
     ga_train_options *options = &t->train.options;
     const int64_t last = table->rows - 1;
@@ -103,10 +105,12 @@ static void bind_options(training *t) {
     options->step_count = ga_lessons_steps(t->lessons, &options->steps);
     options->steps_total = table->steps_total[last];
     options->version = table->probe_version[last] + 1;
+    options->runs = t->runs;
+    return ga_lesson_runs_list(t->lessons, t->runs, &options->run_count, error);
 }
 
 static ga_status learn(training *t, ga_error *error) {
-    bind_options(t);
+    GA_TRY(bind_options(t, error));
     const ga_train_callbacks callbacks = {.reduce = ga_train_ranks_reduce(&t->ranks),
         .stop = is_interrupted,
         .progress = show_progress,

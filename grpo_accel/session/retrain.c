@@ -10,6 +10,7 @@
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/base/log.h"
 #include "grpo_accel/session/lesson_plan.h"
+#include "grpo_accel/session/lesson_runs.h"
 #include "grpo_accel/session/lessons.h"
 #include "grpo_accel/session/logbook.h"
 #include "grpo_accel/session/mode.h"
@@ -196,11 +197,16 @@ static ga_status train_and_promote(ga_retrain_job *job, ga_error *error) {
     options.step_count = job->step_count;
     options.steps_total = job->steps_total;
     options.clean = ga_lessons_clean(lessons);
+    ga_learned_run runs[GA_LEARNED_RUNS_MAX];
+    options.runs = runs;
     const ga_train_callbacks callbacks = {.stop = asked_to_stop, .user = job};
     ga_probe *probe = NULL;
     ga_train_report report;
-    ga_status status =
-        ga_train(ga_lessons_dataset(lessons), &options, &callbacks, job->compute, &probe, &report, error);
+    ga_status status = ga_lesson_runs_list(lessons, runs, &options.run_count, error);
+    if (status == GA_OK) {
+        status =
+            ga_train(ga_lessons_dataset(lessons), &options, &callbacks, job->compute, &probe, &report, error);
+    }
     if (status == GA_OK && atomic_load(&job->stop)) {
         status = GA_FAIL(error, GA_ERR_DATA, "the run ended first");
     }

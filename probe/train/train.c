@@ -130,6 +130,15 @@ static ga_status fill_info(ga_trainer *t, ga_error *error) {
     return ga_fit_calibrate(t->dataset, &t->split.held, &t->callbacks.reduce, t->probe, error);
 }
 
+/* The rows' runs, and the prompts that it has not learned from. */
+static ga_status fill_learned(ga_trainer *t, ga_error *error) {
+    uint64_t *held = NULL;
+    int32_t count = 0;
+    GA_TRY(ga_part_prompts(&t->split.held, &held, &count, error));
+    ga_learned_set(&t->probe->learned, t->options->runs, t->options->run_count, held, count);
+    return GA_OK;
+}
+
 static ga_status train_all(ga_trainer *t, ga_error *error) {
     const ga_dataset *dataset = t->dataset;
     GA_TRY(ga_dataset_split(dataset, t->options->held_share, t->options->weight_max, &t->split, error));
@@ -140,6 +149,7 @@ static ga_status train_all(ga_trainer *t, ga_error *error) {
     GA_TRY(ga_trainer_prepare(t, error));
     GA_TRY(ga_trainer_choose(t, error));
     GA_TRY(fill_info(t, error));
+    GA_TRY(fill_learned(t, error));
     return ga_trainer_refer(t, error);
 }
 

@@ -23,6 +23,9 @@ typedef struct ga_train_options {
     int32_t step_count;
     int32_t steps_total;
     uint32_t version;
+    /* what the rows belong to: stands in the probe's file, for whoever judges it */
+    const ga_learned_run *runs; /* [run_count] */
+    int32_t run_count;          /* 0, or more than GA_LEARNED_RUNS_MAX: the file will not say */
     /* how */
     uint64_t seed;
     ga_network_options network; /* architecture none: ridge and scalars only */

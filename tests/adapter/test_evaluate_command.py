@@ -19,7 +19,7 @@ h5py = pytest.importorskip("h5py")
 QUICK = ("--seed", "3", "--set", "probe.network.architecture=none")  # what judges is tested here, not what learns
 WITHIN = {"value", "ci95", "n_rows", "n_groups"}
 MEMBERS = {
-    "probe", "kind", "n_rows", "n_groups", "audited_only", "gate", "above_gate", "within", "pooled", "baselines",
+    "probe", "kind", "n_rows", "n_groups", "audited_only", "in_sample", "n_rows_learned", "n_rows_left_out", "gate", "above_gate", "within", "pooled", "baselines",
     "kept_energy", "calibration", "by_step", "by_input", "by_scorer", "training", "comparisons", "distribution",
     "worst_groups", "top_quarter", "bottom_quarter", "best_of_group", "energy", "reliability", "drift",
 }
@@ -116,6 +116,54 @@ def test_the_answer_has_all_members(world):
     assert worst == sorted(worst)
     assert found["worst_groups"][0]["spearman"] == pytest.approx(spread["deciles"][0])
     assert all(len(group["prompt_hash"]) == 32 and group["prompt"] is None for group in found["worst_groups"])
+
+
+def test_rows_that_the_probe_has_learned_from_are_left_out(world, tmp_path):
+    folder, new, good, worse = world
+    old = folder / "old"
+    trained = answer("train", "--data", old, "--out", tmp_path / "again.safetensors", *QUICK)
+    found = answer("evaluate", "--probe", tmp_path / "again.safetensors", "--data", old)
+    # what is left are the audited rows of the prompts that the training held out
+    assert found["in_sample"] is False and found["n_rows_learned"] == 0
+    assert found["n_rows"] * trained["train_rows"] == found["n_rows_left_out"] * trained["held_rows"] > 0
+    assert found["n_groups"] * 2 == trained["held_groups"]  # every other update is audited
+    every = answer("evaluate", "--probe", tmp_path / "again.safetensors", "--data", old, "--all-rows")
+    assert every["in_sample"] is True and every["n_rows_left_out"] == 0
+    assert every["n_rows_learned"] == found["n_rows_left_out"]
+    assert every["n_rows"] == found["n_rows"] + found["n_rows_left_out"]
+    assert every["within"]["spearman"]["value"] > found["within"]["spearman"]["value"]  # it flatters
+    assert "IN SAMPLE" in must(0, "evaluate", "--probe", good, "--data", old, "--all-rows").stdout
+    assert f"{found['n_rows_left_out']} more rows are left out" in must(0, "evaluate", "--probe", good, "--data", old).stdout
+    # another run of the same configuration has the same name and other rows
+    other = answer("evaluate", "--probe", good, "--data", new, "--against", worse)
+    assert (other["in_sample"], other["n_rows_left_out"], other["n_rows_learned"]) == (False, 0, 0)
+    against = [c for c in other["comparisons"] if c["key"] == "against"]
+    assert against[0]["in_sample"] is False
+    against = answer("evaluate", "--probe", worse, "--data", old, "--against", good)["comparisons"]
+    assert [c["in_sample"] for c in against if c["key"] == "against"] == [True]
+
+
+def strip_learned(path, other):
+    """The file as earlier programs wrote it."""
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8:8 + length]), raw[8 + length:]
+    start, end = header.pop("learned.held")["data_offsets"]
+    header["__metadata__"] = {k: v for k, v in header["__metadata__"].items() if not k.startswith("learned")}
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["data_offsets"][0] >= end:
+            entry["data_offsets"] = [at - (end - start) for at in entry["data_offsets"]]
+    text = json.dumps(header).encode()
+    other.write_bytes(len(text).to_bytes(8, "little") + text + data[:start] + data[end:])
+
+
+def test_a_file_that_does_not_say_what_it_learned_from_is_judged_on_all(world, tmp_path):
+    folder, _, good, _ = world
+    strip_learned(good, tmp_path / "early.safetensors")
+    found = answer("evaluate", "--probe", tmp_path / "early.safetensors", "--data", folder / "old")
+    assert found["in_sample"] is None and found["n_rows_left_out"] == found["n_rows_learned"] == 0
+    assert found["n_rows"] > answer("evaluate", "--probe", good, "--data", folder / "old")["n_rows"]
+    assert "does not say which rows" in must(0, "evaluate", "--probe", tmp_path / "early.safetensors", "--data", folder / "old").stdout
 
 
 def test_energy_rises_from_chance_to_the_oracle(world):

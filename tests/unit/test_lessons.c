@@ -11,6 +11,7 @@
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/record/stream.h"
 #include "grpo_accel/record/writer.h"
+#include "grpo_accel/session/lesson_runs.h"
 #include "grpo_accel/session/lessons.h"
 #include "grpo_accel/session/projection.h"
 
@@ -357,6 +358,53 @@ static void finals_are_fetched_by_row(void **state) {
     test_folder_remove(folder);
 }
 
+/* Rows of the window but for held prompts; a run that only shares the name is another one. */
+static void learned_rows_are_known_again(void **state) {
+    (void)state;
+    char *folder = test_folder_make();
+    write_record(folder, 2, 120, 1, 24);
+    const ga_lessons_options all = {.path = folder, .step = GA_LESSONS_ALL_STEPS};
+    const ga_lessons_options newest = {.path = folder, .newest_rows = 100};
+    ga_lessons *window = read_lessons(&newest), *lessons = read_lessons(&all);
+    const ga_dataset *dataset = ga_lessons_dataset(lessons);
+    ga_learned_run runs[GA_LEARNED_RUNS_MAX];
+    int32_t count = 0;
+    test_ok(ga_lesson_runs_list(window, runs, &count, NULL), NULL);
+    assert_int_equal(count, 1);
+    assert_string_equal(runs[0].id, "lessons");
+    assert_int_equal(runs[0].newest_update, 4); /* 10 batches, two an update */
+    assert_true(runs[0].oldest_update > 0 && runs[0].oldest_update < 4);
+    assert_true(runs[0].newest_row == (UINT64_C(1) << 32 | 119));
+    assert_int_equal(runs[0].witness_count, GA_LEARNED_WITNESSES);
+    uint8_t *mark = calloc((size_t)dataset->rows, 1);
+    uint64_t *held = malloc(sizeof *held);
+    assert_non_null(mark);
+    assert_non_null(held);
+    held[0] = dataset->prompt[dataset->rows - 1];
+    ga_learned learned = {.run_count = 0};
+    ga_learned_set(&learned, runs, 1, held, 1);
+    test_ok(ga_lesson_runs_mark(lessons, &learned, mark, NULL), NULL);
+    int64_t marked = 0;
+    for (int64_t i = 0; i < dataset->rows; i++) {
+        const bool known = dataset->update[i] >= runs[0].oldest_update && dataset->prompt[i] != held[0];
+        assert_int_equal(mark[i], known);
+        marked += mark[i];
+    }
+    assert_true(marked > 0 && marked < dataset->rows);
+    for (int32_t i = 0; i < GA_LEARNED_WITNESSES; i++) {
+        learned.runs[0].witness[i].digest++;
+    }
+    test_ok(ga_lesson_runs_mark(lessons, &learned, mark, NULL), NULL);
+    for (int64_t i = 0; i < dataset->rows; i++) {
+        assert_int_equal(mark[i], 0);
+    }
+    free(mark);
+    ga_learned_clear(&learned);
+    ga_lessons_free(&window);
+    ga_lessons_free(&lessons);
+    test_folder_remove(folder);
+}
+
 static void a_segment_that_vanishes_is_an_error_with_its_name(void **state) {
     (void)state;
     char *folder = test_folder_make();
@@ -466,7 +514,7 @@ int main(void) {
         cmocka_unit_test(part_of_the_inputs_has_the_layout_of_a_run_with_only_these),
         cmocka_unit_test(every_prompt_is_brought_by_one_process),
         cmocka_unit_test(windows_of_neighbours_are_shuffled_in_any_order),
-        cmocka_unit_test(finals_are_fetched_by_row),
+        cmocka_unit_test(finals_are_fetched_by_row), cmocka_unit_test(learned_rows_are_known_again),
         cmocka_unit_test(a_segment_that_vanishes_is_an_error_with_its_name),
         cmocka_unit_test(memory_does_not_grow_with_the_features)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -715,6 +715,83 @@ static void each_wrong_text_of_a_probe_file_is_refused(void **state) {
     test_folder_remove(folder);
 }
 
+/* Two runs, and 64-bit keys of prompts that no float holds as they are. */
+static void give_learned(ga_probe *probe) {
+    const ga_learned_run runs[2] = {{.id = "run \"one\", 1",
+                                        .oldest_update = 3,
+                                        .newest_update = 9,
+                                        .newest_row = (UINT64_C(5) << 40) + 7,
+                                        .witness_count = 2,
+                                        .witness = {{UINT64_MAX, 1}, {0, UINT64_MAX - 1}}},
+        {.id = "two", .oldest_update = 0, .newest_update = UINT32_MAX}};
+    uint64_t *held = malloc(3 * sizeof *held);
+    assert_non_null(held);
+    held[0] = 1;
+    held[1] = UINT64_C(0x123456789abcdef1);
+    held[2] = UINT64_MAX;
+    ga_learned_set(&probe->learned, runs, 2, held, 3);
+}
+
+static void what_it_has_learned_from_comes_back(void **state) {
+    (void)state;
+    char *folder = test_folder_make(), *path = test_path(folder, "p.safetensors");
+    ga_probe *probe = make_probe(GA_PROBE_RIDGE, false), *back = NULL;
+    assert_null(ga_probe_get_learned(probe));
+    test_ok(ga_probe_save(probe, path, NULL), NULL);
+    test_ok(ga_probe_open(path, ga_compute_native(), &back, NULL), NULL);
+    assert_null(ga_probe_get_learned(back)); /* as in files of programs before this one */
+    ga_probe_close(&back);
+    give_learned(probe);
+    test_ok(ga_probe_save(probe, path, NULL), NULL);
+    test_ok(ga_probe_open(path, ga_compute_native(), &back, NULL), NULL);
+    const ga_learned *learned = ga_probe_get_learned(back);
+    assert_non_null(learned);
+    assert_int_equal(learned->run_count, 2);
+    assert_memory_equal(learned->runs, probe->learned.runs, 2 * sizeof *learned->runs);
+    assert_int_equal(learned->held_count, 3);
+    assert_memory_equal(learned->held, probe->learned.held, 3 * sizeof *learned->held);
+    assert_true(ga_learned_has(learned, 0, 3, 5) && ga_learned_has(learned, 0, 9, 5));
+    assert_false(ga_learned_has(learned, 0, 2, 5) || ga_learned_has(learned, 0, 10, 5));
+    assert_false(ga_learned_has(learned, 0, 4, UINT64_C(0x123456789abcdef1)));
+    assert_true(ga_learned_has(learned, 1, 10, 5));
+    ga_learned_set(&probe->learned, learned->runs, GA_LEARNED_RUNS_MAX + 1, NULL, 0);
+    assert_null(ga_probe_get_learned(probe)); /* too many to name: it says nothing */
+    ga_probe_close(&probe);
+    ga_probe_close(&back);
+    free(path);
+    test_folder_remove(folder);
+}
+
+static void damage_to_what_it_has_learned_from_is_refused(void **state) {
+    (void)state;
+    const char *bad[][2] = {{"learned_runs", "9"}, {"learned_runs", "0"}, {"learned_runs", "3"},
+        {"learned0_oldest_update", "-1"}, {"learned0_newest_update", "4294967296"},
+        {"learned1_newest_row", ""}, {"learned0_witnesses", "1"}, {"learned0_witnesses", "1:2;3:4"},
+        {"learned0_witnesses", "1:2,3:4,5:6,7:8,9:a"},
+        {"learned0_run",
+            "a name of more than sixty-three bytes, which no record of this program could have"}};
+    char *folder = test_folder_make(), *path = test_path(folder, "p.safetensors"),
+         *other = test_path(folder, "q.safetensors");
+    ga_probe *probe = make_probe(GA_PROBE_RIDGE, false), *back = NULL;
+    give_learned(probe);
+    test_ok(ga_probe_save(probe, path, NULL), NULL);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        ga_error error = {0};
+        save_with_text(path, other, bad[i][0], bad[i][1]);
+        if (ga_probe_open(other, ga_compute_native(), &back, &error) != GA_ERR_FILE) {
+            fail_msg("taken: %s = %s", bad[i][0], bad[i][1]);
+        }
+        assert_non_null(strstr(error.message, "q.safetensors"));
+    }
+    probe->learned.held[0] = probe->learned.held[1]; /* not ascending */
+    test_ok(ga_probe_save(probe, path, NULL), NULL);
+    assert_int_equal(ga_probe_open(path, ga_compute_native(), &back, NULL), GA_ERR_FILE);
+    ga_probe_close(&probe);
+    free(path);
+    free(other);
+    test_folder_remove(folder);
+}
+
 static void each_wrong_array_of_a_probe_file_is_refused(void **state) {
     (void)state;
     char *folder = test_folder_make(), *path = test_path(folder, "p.safetensors");
@@ -838,6 +915,8 @@ int main(void) {
         cmocka_unit_test(foreign_features_and_noise_levels_are_refused),
         cmocka_unit_test(a_probe_for_something_else_is_refused_by_name),
         cmocka_unit_test(each_wrong_text_of_a_probe_file_is_refused),
+        cmocka_unit_test(what_it_has_learned_from_comes_back),
+        cmocka_unit_test(damage_to_what_it_has_learned_from_is_refused),
         cmocka_unit_test(each_wrong_array_of_a_probe_file_is_refused),
         cmocka_unit_test(cut_and_scratched_files_do_no_harm),
         cmocka_unit_test(files_do_not_depend_on_the_locale),
