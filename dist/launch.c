@@ -129,6 +129,17 @@ ga_status ga_launch_read(const ga_environment *environment, ga_launch_place *pla
     return GA_OK;
 }
 
+bool ga_launch_is_first(const ga_environment *environment) {
+    const ga_environment *source = environment != NULL ? environment : ga_environment_process();
+    for (size_t i = 0; i < sizeof launchers / sizeof launchers[0]; i++) {
+        const char *rank = get_text(source, launchers[i].rank);
+        if (rank != NULL) {
+            return strcmp(rank, "0") == 0;
+        }
+    }
+    return true;
+}
+
 /* Copies text up to the first of `ends` into host (HOST_BYTES); false if empty or too long. */
 static bool copy_until(const char *text, const char *ends, char *host) {
     const size_t length = strcspn(text, ends);

@@ -53,6 +53,12 @@ typedef struct ga_launch_report {
 ga_status ga_launch_read(const ga_environment *environment, ga_launch_place *place_out, ga_error *error);
 
 /*
+ * Is this the rank that speaks for all, as far as anything says so? Also where ga_launch_read finds
+ * contradictions. True without any launcher.
+ */
+bool ga_launch_is_first(const ga_environment *environment);
+
+/*
  * Sets torch's variables from the launcher's; those that are set already stay. Call before torch is imported.
  * Does nothing for a process without a launcher. GA_ERR_CONFIG: as ga_launch_read, or several machines and no
  * way to know rank 0's address (the message asks for MASTER_ADDR).

@@ -20,16 +20,18 @@
 static const ga_option run_options[] = {
     {"config", "FILE", "YAML configuration of the run"},
     SET_OPTION,
-    {"dry-run", NULL, "check everything and say what would be started, without starting it"},
+    {"dry-run", NULL, "rehearse with made-up batches on every rank, without starting the script"},
+    {"timeout", "S", "of a dry run: ends it (default: 180 and 6 times decision.timeout_seconds)"},
     COMMON_OPTIONS,
 };
 static const ga_option config_options[] = {CONFIG_OPTION, SET_OPTION, COMMON_OPTIONS};
 static const ga_option check_options[] = {SET_OPTION, COMMON_OPTIONS};
 static const ga_option plain_options[] = {COMMON_OPTIONS};
 static const ga_option doctor_options[] = {
-    {"folder", "FOLDER", "where to try writing (default: the working folder)"},
-    {"config", "FILE", "check this configuration too"},
+    {"config", "FILE", "check this configuration too, and try writing in its record folder"},
     SET_OPTION,
+    {"folder", "FOLDER", "where to try writing (default: the record folder, else the working folder)"},
+    {"issue", NULL, "a block to paste into an issue"},
     COMMON_OPTIONS,
 };
 #if defined(GA_HAVE_TRAIN)
@@ -230,9 +232,13 @@ const ga_command ga_commands[] = {
         plain_options, 0, 0, false, ga_command_config_schema},
     {"config docs", "", "all keys as a Markdown page", "What docs/configuration.md is made from.",
         plain_options, 0, 0, false, ga_command_config_docs},
-    {"doctor", "[--folder FOLDER] [--config FILE]", "is everything here that a run needs?",
-        "Exit code 1 when a line says FAIL. Start it as the run is started, under mpirun too.",
-        doctor_options, 0, 0, false, ga_command_doctor},
+    {"doctor", "[--config FILE] [--issue] [-- SCRIPT ARGS...]", "is everything here that a run needs?",
+        "Exit code 1 when a line says FAIL. Start it as the run is started: under mpirun rank 0 prints, and "
+        "of the\n"
+        "other ranks what differs. Packages are those of the interpreter that run would take. A SCRIPT is "
+        "read, not\n"
+        "run: which of flow-grpo's modules are replaced for it, and what a stopped rollout saves there.",
+        doctor_options, 0, 0, true, ga_command_doctor},
 };
 const size_t ga_command_count = sizeof ga_commands / sizeof ga_commands[0];
 

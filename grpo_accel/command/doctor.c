@@ -1,251 +1,312 @@
-/* doctor: is everything here that a run needs? A line each: OK, WARNING or FAIL, and what to do. */
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
+/*
+ * doctor: is everything here that a run needs? A line each: OK, WARNING or FAIL, and what to do.
+ *
+ * Under mpirun every rank examines its own machine, then all of them meet: rank 0 prints its lines and, below
+ * them, those in which another rank differs. What could hang or crash is examined in processes of their own,
+ * before MPI is initialised.
+ */
+#include "grpo_accel/command/doctor.h"
+
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "dist/launch.h"
-#include "grpo_accel/command/command.h"
-#include "grpo_accel/command/python.h"
-#include "grpo_accel/config/document.h"
+#include "dist/world.h"
 
-#define CHECKS_MAX 24
-#define GIBIBYTE 1073741824.0
+#define JOIN_SECONDS 60.0
+#define MEET_SECONDS 120.0 /* ranks read their packages at different speeds */
+#define START_SECONDS 240u /* MPI_Init itself has no deadline */
 
-typedef enum verdict { VERDICT_OK = 0, VERDICT_WARNING = 1, VERDICT_FAIL = 2 } verdict;
+/* What all ranks found; `others` [size] is NULL where there are none. */
+typedef struct consultation {
+    ga_examination own;
+    ga_examination *others; /* [size] by rank, the own one included; owned */
+    int32_t rank, size;
+} consultation;
 
-typedef struct check {
-    const char *name;
-    verdict verdict;
-    char text[320];
-} check;
+/* ---- examining ---- */
 
-typedef struct examination {
-    check checks[CHECKS_MAX];
-    size_t count;
-} examination;
-
-static void note(examination *e, const char *name, verdict v, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
-
-static void note(examination *e, const char *name, verdict v, const char *format, ...) {
-    if (e->count == CHECKS_MAX) {
-        return;
-    }
-    check *made = &e->checks[e->count++];
-    made->name = name;
-    made->verdict = v;
-    va_list arguments;
-    va_start(arguments, format);
-    (void)vsnprintf(made->text, sizeof made->text, format, arguments);
-    va_end(arguments);
-}
-
-/*
- * A function of a library that this program may or may not be linked with. Only the rooms that own HDF5 and
- * MPI see their headers, so their versions are asked for by name.
- */
-static void *find_function(const char *name, const char *const *libraries) {
-    void *function = dlsym(RTLD_DEFAULT, name);
-    for (size_t i = 0; function == NULL && libraries[i] != NULL; i++) {
-        void *library = dlopen(libraries[i], RTLD_LAZY | RTLD_LOCAL);
-        function = library != NULL ? dlsym(library, name) : NULL;
-    }
-    return function;
-}
-
-static void check_hdf5(examination *e) {
-    static const char *const libraries[] = {NULL};
-    int (*get_version)(unsigned *, unsigned *, unsigned *) = NULL;
-    *(void **)&get_version = find_function("H5get_libversion", libraries);
-    unsigned major = 0, minor = 0, release = 0;
-    if (get_version == NULL || get_version(&major, &minor, &release) < 0) {
-        note(e, "HDF5", VERDICT_FAIL,
-            "not in this build: nothing can be recorded; install libhdf5-dev, build again");
-    } else if (major == 1 && minor < 10) {
-        note(e, "HDF5", VERDICT_FAIL, "%u.%u.%u is too old; 1.10 or newer", major, minor, release);
-    } else {
-        note(e, "HDF5", VERDICT_OK, "%u.%u.%u", major, minor, release);
-    }
-}
-
-static void check_mpi(examination *e) {
-    static const char *const libraries[] = {"libmpi.so.40", "libmpi.so", NULL};
-    int (*get_version)(char *, int *) = NULL;
-    *(void **)&get_version = find_function("MPI_Get_library_version", libraries);
-    char text[8192] = ""; /* MPI_MAX_LIBRARY_VERSION_STRING is at most this in Open MPI and MPICH */
-    int length = 0;
-    if (get_version == NULL || get_version(text, &length) != 0) {
-        note(e, "MPI", VERDICT_WARNING,
-            "no MPI library: ranks can't agree; install Open MPI for more than one rank");
-        return;
-    }
-    text[strcspn(text, ",\n")] = '\0';
-    note(e, "MPI", VERDICT_OK, "%.200s", text);
-}
-
-static void check_launch(examination *e) {
-    ga_error error;
-    ga_error_clear(&error);
-    ga_launch_place place;
-    if (ga_launch_read(NULL, &place, &error) != GA_OK) {
-        note(e, "launcher", VERDICT_FAIL, "%.300s", error.message);
-    } else {
-        note(e, "launcher", VERDICT_OK, "%s: rank %d of %d, local rank %d", place.launcher, place.rank,
-            place.size, place.local_rank);
-    }
-    const char *root = getenv("OMPI_ALLOW_RUN_AS_ROOT");
-    if (geteuid() == 0 && root == NULL) {
-        note(e, "user", VERDICT_WARNING,
-            "root: Open MPI's mpirun refuses root unless OMPI_ALLOW_RUN_AS_ROOT=1 and "
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 are set");
-    }
-}
-
-static void check_python(examination *e, const char *program) {
-    ga_error error;
-    ga_error_clear(&error);
-    char path[GA_PYTHON_BYTES];
-    if (ga_python_find(program, path, &error) != GA_OK) {
-        note(e, "Python", VERDICT_FAIL, "%.300s", error.message);
-    } else {
-        note(e, "Python", VERDICT_OK, "%.300s", path);
-    }
-}
-
-/* The way a segment is published: write, fsync, rename, gone again. Gives the failing step, or NULL. */
-static const char *try_writing(const char *folder, int *reason_out) {
-    char temporary[4200], final[4200];
-    (void)snprintf(temporary, sizeof temporary, "%.4000s/.grpo-accel-doctor-%ld.tmp", folder, (long)getpid());
-    (void)snprintf(final, sizeof final, "%.4000s/.grpo-accel-doctor-%ld", folder, (long)getpid());
-    const int file = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
-    if (file < 0) {
-        *reason_out = errno;
-        return "create";
-    }
-    static const char block[4096];
-    const char *failed = write(file, block, sizeof block) != (ssize_t)sizeof block ? "write" : NULL;
-    failed = failed == NULL && fsync(file) != 0 ? "fsync" : failed;
-    *reason_out = errno;
-    (void)close(file);
-    if (failed == NULL && rename(temporary, final) != 0) {
-        *reason_out = errno;
-        failed = "rename";
-    }
-    (void)unlink(temporary);
-    (void)unlink(final);
-    return failed;
-}
-
-static void check_folder(examination *e, const char *folder) {
-    int reason = 0;
-    const char *failed = try_writing(folder, &reason);
-    if (failed != NULL) {
-        note(e, "folder", VERDICT_FAIL, "%.200s: can't %s a file: %s", folder, failed, strerror(reason));
-        return;
-    }
-    note(e, "folder", VERDICT_OK, "%.200s: write, fsync and rename work", folder);
-    struct statvfs space;
-    if (statvfs(folder, &space) != 0) {
-        return;
-    }
-    const double free_gib = (double)space.f_bavail * (double)space.f_frsize / GIBIBYTE;
-    note(e, "free space", free_gib < 1 ? VERDICT_WARNING : VERDICT_OK, "%.1f GiB%s", free_gib,
-        free_gib < 1 ? "; a record may need more" : "");
-    if (space.f_files > 0 && space.f_favail < 10000) {
-        note(e, "free inodes", VERDICT_WARNING, "%llu; each segment is a file",
-            (unsigned long long)space.f_favail);
-    }
-}
-
-static void check_limits(examination *e) {
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur != RLIM_INFINITY) {
-        const bool few = files.rlim_cur < 1024;
-        note(e, "open files", few ? VERDICT_WARNING : VERDICT_OK, "limit %llu%s",
-            (unsigned long long)files.rlim_cur, few ? "; raise it with ulimit -n 4096" : "");
-    }
-    struct statvfs shared;
-    if (statvfs("/dev/shm", &shared) == 0) {
-        const double free_gib = (double)shared.f_bavail * (double)shared.f_frsize / GIBIBYTE;
-        note(e, "shared memory", free_gib < 0.5 ? VERDICT_WARNING : VERDICT_OK, "%.2f GiB free in /dev/shm%s",
-            free_gib, free_gib < 0.5 ? "; MPI, NCCL and data loaders may fail (containers: --shm-size)" : "");
-    }
-}
-
-static void check_config(examination *e, const ga_call *call, const char *path) {
+static void check_config(const ga_call *call, ga_examination *e, const char *path) {
     ga_error error;
     ga_error_clear(&error);
     ga_config *config = NULL;
     if (ga_command_load_config(call, path, &config, &error) != GA_OK) {
-        note(e, "configuration", VERDICT_FAIL, "%.310s", error.message);
+        ga_examination_note(e, "configuration", GA_VERDICT_FAIL, "%.500s", error.message);
         return;
     }
-    note(e, "configuration", VERDICT_OK, "%.200s", path);
+    ga_examination_note(e, "configuration", GA_VERDICT_OK, "%.300s", path);
+    if (ga_arguments_value(&call->arguments, "folder") == NULL) {
+        char folder[4096];
+        (void)snprintf(folder, sizeof folder, "%.4080s/record", config->run_dir);
+        ga_doctor_folder(e, "record", folder);
+    }
     ga_config_free(&config);
 }
 
-static const char *const verdict_words[] = {"OK", "WARNING", "FAIL"};
+static void check_folders(const ga_call *call, ga_examination *e) {
+    const char *folder = ga_arguments_value(&call->arguments, "folder");
+    const char *config = ga_arguments_value(&call->arguments, "config");
+    if (config != NULL) {
+        check_config(call, e, config);
+    }
+    if (folder != NULL || config == NULL) {
+        ga_doctor_folder(e, "folder", folder != NULL ? folder : ".");
+    }
+}
 
-static void print_json(const examination *e, bool failed) {
+/* Everything but the meeting. False: the launcher's variables contradict each other, nobody can be met. */
+static bool examine(const ga_call *call, ga_examination *e, ga_launch_place *place) {
+    ga_examination_note(e, "grpo-accel", GA_VERDICT_OK, "%s", GA_COMMAND_VERSION);
+    const bool placed = ga_doctor_launcher(e, place);
+    ga_doctor_libraries(e, place);
+    if (placed && strcmp(place->launcher, "none") == 0) {
+        ga_doctor_mpi_alone(e);
+    }
+    ga_doctor_machine(e);
+    check_folders(call, e);
+    ga_doctor_python(e, call->program, call->arguments.rest != NULL ? call->arguments.rest[0] : NULL);
+    ga_doctor_torch(e);
+    return placed;
+}
+
+/* ---- meeting ---- */
+
+static void on_no_start(int number) {
+    (void)number;
+    static const char message[] = "FAIL    MPI           MPI_Init did not come back: a rank is missing, or "
+                                  "another process of this slot uses MPI\n";
+    const ssize_t written = write(STDOUT_FILENO, message, sizeof message - 1);
+    (void)written;
+    _exit(GA_EXIT_NO);
+}
+
+static ga_status join(ga_world **world_out, ga_error *error) {
+    (void)signal(SIGALRM, on_no_start);
+    (void)alarm(START_SECONDS);
+    const ga_world_options options = {.transport = GA_TRANSPORT_AUTO, .open_deadline_seconds = JOIN_SECONDS};
+    const ga_status status = ga_world_open(&options, world_out, error);
+    (void)alarm(0);
+    return status;
+}
+
+/* Everybody's lines to everybody; fills c->others. */
+static ga_status exchange(consultation *c, ga_world *world, ga_error *error) {
+    char *lines = ga_examination_write(&c->own);
+    c->others = calloc((size_t)c->size, sizeof *c->others);
+    if (lines == NULL || c->others == NULL) {
+        free(lines);
+        return GA_FAIL(error, GA_ERR_MEMORY, "out of memory");
+    }
+    const ga_parcel *parcels = NULL;
+    const ga_status status =
+        ga_world_collect(world, lines, strlen(lines), MEET_SECONDS, &parcels, NULL, error);
+    for (int32_t i = 0; status == GA_OK && i < c->size; i++) {
+        (void)ga_examination_read(parcels[i].data, parcels[i].bytes, &c->others[i]);
+    }
+    free(lines);
+    return status;
+}
+
+/* Joins the other ranks and hears them. What goes wrong becomes a line of this rank. */
+static void meet(consultation *c) {
+    ga_error error;
+    ga_error_clear(&error);
+    ga_world *world = NULL;
+    if (join(&world, &error) != GA_OK) {
+        ga_examination_note(&c->own, "ranks", GA_VERDICT_FAIL, "%.500s", error.message);
+        return;
+    }
+    ga_doctor_mpi_joined(&c->own);
+    if (exchange(c, world, &error) != GA_OK) {
+        ga_examination_note(&c->own, "ranks", GA_VERDICT_FAIL, "%.500s", error.message);
+        free(c->others);
+        c->others = NULL;
+    } else {
+        ga_examination_note(&c->own, "ranks", GA_VERDICT_OK, "all %d answered, by %s", c->size,
+            ga_world_transport_name(world));
+    }
+    (void)ga_world_close(&world, JOIN_SECONDS, &error);
+}
+
+/* ---- comparing ---- */
+
+/* Numbers that move from one moment to the next: only their verdicts are compared. */
+static bool is_measured(const char *name) {
+    return strcmp(name, "free space") == 0 || strcmp(name, "shared memory") == 0;
+}
+
+static const ga_check *find(const ga_examination *e, const char *name, size_t nth) {
+    for (size_t i = 0; i < e->count; i++) {
+        if (strcmp(e->checks[i].name, name) == 0 && nth-- == 0) {
+            return &e->checks[i];
+        }
+    }
+    return NULL;
+}
+
+/* How many checks of the same name stand before number i. */
+static size_t nth_of_name(const ga_examination *e, size_t i) {
+    size_t nth = 0;
+    for (size_t k = 0; k < i; k++) {
+        nth += strcmp(e->checks[k].name, e->checks[i].name) == 0;
+    }
+    return nth;
+}
+
+static bool differs(const ga_examination *first, const ga_examination *other, size_t i) {
+    const ga_check *theirs = &other->checks[i];
+    const ga_check *ours = find(first, theirs->name, nth_of_name(other, i));
+    return ours == NULL || ours->verdict != theirs->verdict ||
+           (!is_measured(theirs->name) && strcmp(ours->text, theirs->text) != 0);
+}
+
+/* ---- saying ---- */
+
+static void say_check_as_json(ga_json *json, const ga_check *check) {
+    ga_json_object(json, NULL);
+    ga_json_text(json, "name", check->name);
+    ga_json_text(json, "verdict", ga_verdict_word(check->verdict));
+    ga_json_text(json, "text", check->text);
+    ga_json_end(json);
+}
+
+static void say_others_as_json(ga_json *json, const consultation *c) {
+    ga_json_array(json, "ranks");
+    for (int32_t rank = 0; c->others != NULL && rank < c->size; rank++) {
+        if (rank == c->rank) {
+            continue;
+        }
+        ga_json_object(json, NULL);
+        ga_json_integer(json, "rank", rank);
+        ga_json_array(json, "differs");
+        for (size_t i = 0; i < c->others[rank].count; i++) {
+            if (differs(&c->own, &c->others[rank], i)) {
+                say_check_as_json(json, &c->others[rank].checks[i]);
+            }
+        }
+        ga_json_end(json);
+        ga_json_end(json);
+    }
+    ga_json_end(json);
+}
+
+static void say_as_json(const consultation *c, bool failed) {
     ga_json json = ga_json_make(stdout);
     ga_json_object(&json, NULL);
     ga_json_text(&json, "version", GA_COMMAND_VERSION);
     ga_json_boolean(&json, "ready", !failed);
     ga_json_array(&json, "checks");
-    for (size_t i = 0; i < e->count; i++) {
-        ga_json_object(&json, NULL);
-        ga_json_text(&json, "name", e->checks[i].name);
-        ga_json_text(&json, "verdict", verdict_words[e->checks[i].verdict]);
-        ga_json_text(&json, "text", e->checks[i].text);
-        ga_json_end(&json);
+    for (size_t i = 0; i < c->own.count; i++) {
+        say_check_as_json(&json, &c->own.checks[i]);
     }
     ga_json_end(&json);
+    say_others_as_json(&json, c);
     ga_json_end(&json);
 }
 
 /* Green, yellow, red on a terminal; https://no-color.org elsewhere and on wish. */
-static void print_lines(const examination *e, bool quiet) {
+static void say_line(const char *before, const ga_check *check, bool coloured) {
     static const char *const colours[] = {"\033[32m", "\033[33m", "\033[31m"};
-    const char *wish = getenv("NO_COLOR");
-    const bool coloured = isatty(STDOUT_FILENO) && (wish == NULL || wish[0] == '\0');
-    for (size_t i = 0; i < e->count; i++) {
-        const check *c = &e->checks[i];
-        if (!quiet || c->verdict != VERDICT_OK) {
-            (void)printf("%s%-7s%s %-13s %s\n", coloured ? colours[c->verdict] : "",
-                verdict_words[c->verdict], coloured ? "\033[0m" : "", c->name, c->text);
+    (void)printf("%s%s%-7s%s %-14s %s\n", before, coloured ? colours[check->verdict] : "",
+        ga_verdict_word(check->verdict), coloured ? "\033[0m" : "", check->name, check->text);
+}
+
+/* `least`: checks below this verdict are left out. */
+static void say_lines(const consultation *c, ga_verdict least, bool coloured) {
+    for (size_t i = 0; i < c->own.count; i++) {
+        if (c->own.checks[i].verdict >= least) {
+            say_line("", &c->own.checks[i], coloured);
+        }
+    }
+    for (int32_t rank = 0; c->others != NULL && rank < c->size; rank++) {
+        for (size_t i = 0; rank != c->rank && i < c->others[rank].count; i++) {
+            const ga_check *check = &c->others[rank].checks[i];
+            if (check->verdict >= least && differs(&c->own, &c->others[rank], i)) {
+                char before[24];
+                (void)snprintf(before, sizeof before, "rank %d: ", rank);
+                say_line(before, check, coloured);
+            }
         }
     }
 }
 
-ga_exit ga_command_doctor(const ga_call *call) {
-    examination e = {.count = 0};
-    const char *folder = ga_arguments_value(&call->arguments, "folder");
-    const char *config = ga_arguments_value(&call->arguments, "config");
-    note(&e, "grpo-accel", VERDICT_OK, "%s", GA_COMMAND_VERSION);
-    note(&e, "libyaml", VERDICT_OK, "%s", ga_document_yaml_version());
-    check_hdf5(&e);
-    check_mpi(&e);
-    check_python(&e, call->program);
-    check_launch(&e);
-    check_folder(&e, folder != NULL ? folder : ".");
-    check_limits(&e);
-    if (config != NULL) {
-        check_config(&e, call, config);
+/* A block for an issue. The home folder is written as ~. */
+static void hide_home(ga_examination *e) {
+    const char *home = getenv("HOME");
+    const size_t length = home != NULL ? strlen(home) : 0;
+    for (size_t i = 0; length > 1 && i < e->count; i++) {
+        char *at = e->checks[i].text;
+        while ((at = strstr(at, home)) != NULL) {
+            at[0] = '~';
+            memmove(at + 1, at + length, strlen(at + length) + 1);
+            at++;
+        }
     }
-    bool failed = false;
-    for (size_t i = 0; i < e.count; i++) {
-        failed = failed || e.checks[i].verdict == VERDICT_FAIL;
+}
+
+static void say_for_issue(consultation *c) {
+    static const char *const words[] = {"ready", "ready, with warnings", "NOT ready"};
+    hide_home(&c->own);
+    for (int32_t rank = 0; c->others != NULL && rank < c->size; rank++) {
+        hide_home(&c->others[rank]);
     }
+    (void)printf("<details><summary>grpo-accel %s doctor: %s</summary>\n\n```text\n", GA_COMMAND_VERSION,
+        words[ga_examination_worst(&c->own)]);
+    say_lines(c, GA_VERDICT_OK, false);
+    (void)printf("```\n\n</details>\n");
+}
+
+static void say(const ga_call *call, consultation *c, bool failed) {
+    const char *wish = getenv("NO_COLOR");
+    const bool coloured = isatty(STDOUT_FILENO) && (wish == NULL || wish[0] == '\0');
     if (call->json) {
-        print_json(&e, failed);
+        say_as_json(c, failed);
+    } else if (ga_arguments_has(&call->arguments, "issue")) {
+        say_for_issue(c);
     } else {
-        print_lines(&e, call->quiet);
+        say_lines(c, call->quiet ? GA_VERDICT_WARNING : GA_VERDICT_OK, coloured);
     }
+}
+
+/* A rank that nobody heard says itself what is wrong; what is right rank 0 says. */
+static void say_alone(const ga_call *call, const consultation *c) {
+    for (size_t i = 0; i < c->own.count; i++) {
+        const ga_check *check = &c->own.checks[i];
+        if (check->verdict != GA_VERDICT_OK) {
+            (void)fprintf(call->json ? stderr : stdout, "rank %d: %-7s %-14s %s\n", c->rank,
+                ga_verdict_word(check->verdict), check->name, check->text);
+        }
+    }
+}
+
+static bool has_failed(const consultation *c) {
+    bool failed = ga_examination_worst(&c->own) == GA_VERDICT_FAIL;
+    for (int32_t rank = 0; c->others != NULL && rank < c->size; rank++) {
+        failed = failed || ga_examination_worst(&c->others[rank]) == GA_VERDICT_FAIL;
+    }
+    return failed;
+}
+
+ga_exit ga_command_doctor(const ga_call *call) {
+    consultation *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        return ga_command_refuse(call, GA_ERR_MEMORY, "doctor: out of memory");
+    }
+    ga_launch_place place = {.size = 1, .launcher = "none"};
+    const bool placed = examine(call, &c->own, &place);
+    c->rank = place.rank;
+    c->size = place.size;
+    if (placed && place.mpi && place.size > 1) {
+        meet(c);
+    }
+    const bool failed = has_failed(c);
+    if (c->rank == 0) {
+        say(call, c, failed);
+    } else if (c->others == NULL) {
+        say_alone(call, c);
+    }
+    free(c->others);
+    free(c);
     return failed ? GA_EXIT_NO : GA_EXIT_DONE;
 }
