@@ -1,13 +1,13 @@
 """FLUX.1 and FLUX.1 Kontext: names and layouts only.
 
 Transformer call: keyword arguments, rows along dimension 0; the guidance of the distilled model is an argument, so a
-step is one call without a second branch. A plain pipeline with `true_cfg_scale` above 1 and a negative prompt makes two
-calls a step, with the prompt first. The state is packed: a token holds a patch of 2×2 latents. `img_ids` say where each
-token lies: its first column is 0 for the image and 1 for the tokens of a Kontext reference, which stand behind it.
+step is one call without a second branch. A plain pipeline with `true_cfg_scale` above 1 and a negative prompt makes
+two calls a step, with the prompt first. The state is packed: a token holds a patch of 2×2 latents. `img_ids` say where
+each token lies: its first column is 0 for the image and 1 for the tokens of a Kontext reference, which stand behind it.
 
 Joint attention over [text, image, reference], rotary embedding after the normalisation, no mask. Double blocks have
-projections of their own for the text; single blocks get both streams in one row of tokens. Up to diffusers 0.34 a single
-block also returns one tensor of both, later the pair (text, image).
+projections of their own for the text; single blocks get both streams in one row of tokens. Up to diffusers 0.34 a
+single block also returns one tensor of both, later the pair (text, image).
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 Transformer call: keyword arguments, rows along dimension 0 (`img_shapes` is a list with a row's entry each). flow-grpo
 doubles the batch with the prompt's rows first; the plain pipelines make two calls a step, the prompt's first. Both join
-the branches with a scale of their own argument and then give every token the conditional prediction's norm: two branches
-that agree must not be zero. The state is packed like Flux's, tokens of an edit's reference images stand behind it.
+the branches with a scale of their own argument and then give every token the conditional prediction's norm: two
+branches must not both be zero. The state is packed like Flux's; tokens of an edit's references stand behind it.
 
 Joint attention over [text, image, reference], normalised per head, then turned, the text after the largest image
 coordinate. The text is padded to the longest of the call. Up to diffusers 0.36 padding is attended to, since 0.37 it is
-not, and since 0.38 pipelines drop a mask without padding. `txt_seq_lens` (up to 0.38) is left alone: its maximum must
-stay the padded length. The decoder's latents are 5-D with one frame, standardised per channel.
+not. `txt_seq_lens` (up to 0.38) is left alone: its maximum must stay the padded length. The decoder's latents are 5-D
+with one frame, standardised per channel.
 """
 
 from __future__ import annotations

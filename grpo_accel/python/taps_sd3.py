@@ -32,8 +32,9 @@ class StableDiffusion3(Taps):
         return [(f"transformer_blocks.{i}.attn", block.attn) for i, block in enumerate(denoiser.transformer_blocks)]
 
     def query_and_keys(self, attention, kwargs, rows, layout):
-        query, key_image = projections.of_own_tokens(attention, kwargs["hidden_states"][rows])
-        return query, key_image, projections.key_of_text(attention, kwargs["encoder_hidden_states"][rows])
+        norms = not projections.is_fused(attention)  # diffusers' fused attention of SD3 leaves normalisation out
+        query, key_image = projections.of_own_tokens(attention, kwargs["hidden_states"][rows], norms)
+        return query, key_image, projections.key_of_text(attention, kwargs["encoder_hidden_states"][rows], norms)
 
     def hidden_blocks(self, denoiser):
         return [(f"transformer_blocks.{i}", block) for i, block in enumerate(denoiser.transformer_blocks)]
