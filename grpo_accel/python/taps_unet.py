@@ -2,8 +2,8 @@
 
 UNet call: state and timestep by position in most hosts, the timestep a scalar for all rows; under classifier-free
 guidance the batch is doubled, unconditional rows first. True cross attention (`attn2`) in the blocks of the way down,
-of the middle and of the way up, each at its own resolution; no rotary embedding, no mask. Text: 77 CLIP tokens, in SDXL of
-two tokenizers that place their tokens alike.
+of the middle and of the way up, each at its own resolution; no rotary embedding, no mask. Text: 77 CLIP tokens, in SDXL
+of two tokenizers that place their tokens alike.
 
 Schedulers here belong to variance preserving diffusion. Those that keep another state scale it before they ask
 (`scale_model_input`), so what the UNet gets is always the variance preserving one.

@@ -2,8 +2,8 @@
 
 Transformer call: keyword arguments, rows along dimension 0, two calls a step with the same timestep, the prompt's
 first. The state is 5-D; in maps and token grids the frames are stacked along the height. True cross attention (`attn2`)
-to all 512 text tokens: padding is zero embeddings, and attended to. q and k are normalised across the heads, before the split;
-only the attention of the video to itself is turned. Blocks call their attention by position in newer diffusers.
+to all 512 text tokens: padding is zero embeddings, and attended to. q and k are normalised across the heads, before the
+split; only the attention of the video to itself is turned. Newer diffusers call the blocks' attention by position.
 """
 
 from __future__ import annotations

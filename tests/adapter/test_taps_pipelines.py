@@ -243,11 +243,12 @@ def words_of(*, end: str | None = None):
     transformers = pytest.importorskip("transformers")
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
-    names = ["<pad>", "<unk>", "<end>", "<s>", "</s>", "system", "user", "assistant", "draw", "a", "red", "cat", "Picture"]
+    names = "<pad> <unk> <end> <s> </s> system user assistant draw a red cat".split()
     tokenizer = Tokenizer(models.WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^>]+>|\w+"), behavior="removed", invert=True)
     if end is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, names.index(end))])
+        special = [(end, names.index(end))]
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=special)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<end>", model_max_length=64)
 

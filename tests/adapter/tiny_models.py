@@ -148,7 +148,8 @@ def qwen_call(reference: tuple[int, int] | None = None, lengths: tuple[int, ...]
 def sdxl_call() -> dict:
     added = dict(text_embeds=noise(ROWS, POOLED_WIDTH, seed=3), time_ids=noise(ROWS, 6, seed=4))
     return dict(
-        sample=noise(ROWS, 4, 16, 8), timestep=torch.tensor(700), encoder_hidden_states=_text(), added_cond_kwargs=added)
+        sample=noise(ROWS, 4, 16, 8), timestep=torch.tensor(700), encoder_hidden_states=_text(),
+        added_cond_kwargs=added)
 
 
 def sd15_call() -> dict:
@@ -180,7 +181,7 @@ class Model:
 
 
 MODELS = {
-    "sd3": Model(StableDiffusion3(), sd3_denoiser, sd3_call, fusable=lambda: sd3_denoiser(())),  # not with two attentions
+    "sd3": Model(StableDiffusion3(), sd3_denoiser, sd3_call, fusable=lambda: sd3_denoiser(dual_attention_layers=())),
     "flux": Model(Flux(), flux_denoiser, flux_call, text_first=True),
     "flux_kontext": Model(Flux(), flux_denoiser, lambda: flux_call((6, 3)), text_first=True),
     "qwen": Model(QwenImage(), qwen_denoiser, qwen_call, text_first=True),
@@ -205,7 +206,8 @@ def _none(*names: str) -> dict:
 def sd3_pipeline(steps: int) -> tuple[Any, dict]:
     texts = _none("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
     pipeline = named("StableDiffusion3Pipeline")(
-        transformer=sd3_denoiser(), vae=image_decoder(shift_factor=0.06, scaling_factor=1.5), scheduler=_flow(), **texts)
+        transformer=sd3_denoiser(), vae=image_decoder(shift_factor=0.06, scaling_factor=1.5), scheduler=_flow(),
+        **texts)
     return pipeline, dict(
         prompt_embeds=_text(), negative_prompt_embeds=noise(ROWS, TEXT_TOKENS, TEXT_WIDTH, seed=7),
         pooled_prompt_embeds=noise(ROWS, POOLED_WIDTH, seed=3), guidance_scale=3.0,
