@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import models, own_loop, previews, rewards, schemas, seams, versions
+from . import models, own_loop, previews, rewards, schemas, seams, terminal, versions
 from .distilled import Distilled
 from .library import INPUTS, MODES, Session, load
 from .proxy import PipelineProxy
@@ -30,8 +30,8 @@ _LEVELS = ("error", "warning", "info", "debug")
 
 
 def _write_log(level: int, line: str) -> None:
-    """A line of ours, whatever the host did with its own logging."""
-    print(f"grpo_accel: {_LEVELS[level]}: {line}", file=sys.stderr, flush=True)
+    """A line of ours, whatever the host did with its own logging, above its progress bars."""
+    terminal.write(f"grpo_accel: {_LEVELS[level]}: {line}")
 
 
 class Runtime:
