@@ -234,7 +234,7 @@ static void answer_people(const replaying *r) {
             (long long)report->short_batches, (int)r->frame.batch_count);
     }
     if (isnan(rho->value)) {
-        (void)puts("no Spearman: it takes groups of three scored rows with unequal scores and rewards");
+        (void)puts("no Spearman: it takes groups of two scored rows with unequal rewards");
     }
     if (r->frame.batch_count == 1) {
         (void)puts("one batch: predictions are calibrated on the batch itself and look better than they are");

@@ -27,6 +27,11 @@ static void write_rho(ga_json *json, const char *key, const ga_within *rho) {
     ga_json_object(json, key);
     ga_json_real(json, "value", rho->value);
     write_interval(json, "ci95", rho->low, rho->high);
+    if (rho->groups < 2) {
+        ga_json_text(json, "ci95_missing",
+            rho->groups == 1 ? "one group: an interval is drawn over groups, and takes two at least"
+                             : "no group has two scored rows with different rewards");
+    }
     ga_json_end(json);
 }
 

@@ -9,7 +9,6 @@
 #include "grpo_accel/whatif/parts.h"
 
 static const double HOST_EPSILON = 1e-4; /* flow-grpo's addition to σ */
-enum { RHO_RESAMPLES = 1000 };
 /* A bootstrap looks at no more groups than this, nor less than RESAMPLES_MIN times at each. */
 static const int64_t BOOTSTRAP_VISITS = 20000000;
 enum { RESAMPLES_MIN = 200, PARTS_MAX = 1 << 20 };
@@ -512,32 +511,4 @@ ga_status ga_replay_run(const ga_frame *frame, const ga_replay_lines *lines, con
         *report_out = report;
     }
     return status;
-}
-
-ga_status ga_replay_rho(
-    const ga_frame *frame, int32_t score, uint64_t seed, ga_within *rho_out, ga_error *error) {
-    const size_t count = ga_size(frame->count);
-    uint64_t *groups = calloc(count, sizeof *groups);
-    double *values = calloc(2 * count, sizeof *values);
-    ga_status status = GA_OK;
-    ga_error why;
-    ga_error_clear(&why);
-    if (groups == NULL || values == NULL) {
-        status = GA_FAIL(&why, GA_ERR_MEMORY, "no memory for the correlation of %d rows", (int)frame->count);
-    } else {
-        for (size_t i = 0; i < count; i++) {
-            groups[i] = (uint64_t)frame->group[i];
-            values[i] = frame->table->score[score][frame->row[i]];
-            values[count + i] = frame->table->reward[frame->row[i]];
-        }
-        status = ga_within_estimate(
-            GA_WITHIN_SPEARMAN, values, values + count, groups, count, seed, RHO_RESAMPLES, rho_out, &why);
-    }
-    free(groups);
-    free(values);
-    if (status == GA_ERR_DATA) { /* no group counts: no figure, but no failure either */
-        *rho_out = (ga_within){.value = (double)NAN, .low = (double)NAN, .high = (double)NAN};
-        return GA_OK;
-    }
-    return status == GA_OK ? GA_OK : GA_FAIL(error, status, "%s", why.message);
 }

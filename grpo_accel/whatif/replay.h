@@ -85,7 +85,11 @@ void ga_replay_lines_free(ga_replay_lines *lines);
 ga_status ga_replay_run(const ga_frame *frame, const ga_replay_lines *lines, const ga_replay_options *options,
     ga_replay_report *report_out, ga_error *error);
 
-/* Mean over groups of the group's Spearman of a score with the reward; value NaN where no group counts. */
+/*
+ * Mean over groups of the group's Spearman of a score with the reward, of groups with two scored rows ±1 (0:
+ * equal scores), with the interval of a bootstrap over groups; groups of equal rewards count nowhere. value
+ * NaN where no group counts, low and high NaN with fewer than two. GA_ERR_MEMORY.
+ */
 ga_status ga_replay_rho(
     const ga_frame *frame, int32_t score, uint64_t seed, ga_within *rho_out, ga_error *error);
 

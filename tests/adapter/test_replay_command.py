@@ -439,10 +439,26 @@ def test_short_batches_are_counted(tmp_path, table):
     assert "nothing of them is stopped" in must(0, "replay", csv, "--keep-per-rank", 2).stdout
 
 
-def test_groups_of_two_have_no_spearman(tmp_path):
-    csv = write_csv(tmp_path / "pairs.csv", make_table(groups=12, size=2))
-    assert answer("replay", csv, "--keep-per-rank", 2)["rho_within"]["value"] is None
-    assert "three" in must(0, "replay", csv, "--keep-per-rank", 2).stdout
+def test_pairs_are_in_order_or_not(tmp_path):
+    table = make_table(groups=12, size=2)
+    rho = answer("replay", write_csv(tmp_path / "pairs.csv", table), "--keep-per-rank", 2)["rho_within"]
+    right = {}
+    for key in set(zip(table["batch"], table["group"])):
+        rows = [i for i, k in enumerate(zip(table["batch"], table["group"])) if k == key]
+        right[key] = np.sign((table["score"][rows[1]] - table["score"][rows[0]])
+                             * (table["reward"][rows[1]] - table["reward"][rows[0]]))
+    assert rho["value"] == pytest.approx(np.mean(list(right.values())), abs=1e-9)
+    assert rho["ci95"][0] < rho["value"] < rho["ci95"][1] and "ci95_missing" not in rho
+
+
+def test_one_group_has_no_interval(tmp_path, table):
+    one = {name: values[:6] for name, values in make_table(groups=12, size=6).items()}
+    rho = answer("replay", write_csv(tmp_path / "one.csv", one), "--ranks", 1, "--keep-per-rank", 2)["rho_within"]
+    assert rho["value"] is not None and rho["ci95"] == [None, None] and "one group" in rho["ci95_missing"]
+    equal = dict(one, reward=np.zeros(6))
+    csv = write_csv(tmp_path / "equal.csv", equal)
+    assert answer("replay", csv, "--ranks", 1, "--keep-per-rank", 2)["rho_within"]["value"] is None
+    assert "no Spearman" in must(0, "replay", csv, "--ranks", 1, "--keep-per-rank", 2).stdout
 
 
 def test_a_level_that_all_rewards_share_is_no_matter(tmp_path, csv, table):

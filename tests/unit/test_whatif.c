@@ -529,6 +529,36 @@ static void test_two_decisions(void **state) {
 }
 
 /* One decision and two are compared on the same rewards, and on the same score where both look at it. */
+static ga_within rho_of(const char *text) {
+    ga_whatif_table *table = parse(text);
+    ga_frame frame = frame_of(table);
+    ga_within rho;
+    test_ok(ga_replay_rho(&frame, 0, 1, &rho, NULL), NULL);
+    ga_frame_free(&frame);
+    ga_whatif_table_free(&table);
+    return rho;
+}
+
+/* Pairs are in the right order or in the wrong one; a single group has a figure and no interval. */
+static void test_rho_of_few_rows_and_groups(void **state) {
+    (void)state;
+    ga_within rho = rho_of("group,score,reward\n1,1,1\n1,2,5\n2,3,9\n2,4,8\n3,1,1\n3,2,2\n4,7,1\n4,7,2\n");
+    assert_near(rho.value, 0.25, 1e-12); /* +1, −1, +1, and 0 for equal scores */
+    assert_int_equal(rho.groups, 4);
+    assert_int_equal(rho.rows, 8);
+    assert_true(rho.low < 0.25 && rho.high > 0.25);
+    /* equal rewards and rows without a score tell nothing; a triple with one counts as a pair */
+    rho = rho_of("group,score,reward\n1,1,3\n1,2,3\n2,,1\n2,1,2\n3,1,5\n3,nan,7\n3,2,6\n");
+    assert_near(rho.value, 1, 1e-12);
+    assert_int_equal(rho.groups, 1);
+    assert_true(isnan(rho.low) && isnan(rho.high));
+    rho = rho_of("group,score,reward\n1,1,1\n1,2,3\n1,3,2\n");
+    assert_near(rho.value, 0.5, 1e-12);
+    assert_true(isnan(rho.low) && isnan(rho.high));
+    rho = rho_of("group,score,reward\n1,1,1\n2,2,3\n");
+    assert_true(isnan(rho.value) && rho.groups == 0);
+}
+
 static void test_more_signals_change_no_reward(void **state) {
     (void)state;
     ga_synthetic world = gaussian_world(12, 24, 0.7);
@@ -592,6 +622,7 @@ int main(void) {
         cmocka_unit_test(test_closed_forms),
         cmocka_unit_test(test_break_even),
         cmocka_unit_test(test_two_decisions),
+        cmocka_unit_test(test_rho_of_few_rows_and_groups),
         cmocka_unit_test(test_more_signals_change_no_reward),
         cmocka_unit_test(test_recipes_are_worlds),
     };
