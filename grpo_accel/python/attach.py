@@ -38,7 +38,7 @@ class Runtime:
     """One attached session of this rank: the wraps in force and the batches that are open."""
 
     def __init__(self, config: str | os.PathLike[str], overrides: Iterable[str] = ()):
-        self.session = Session(os.fspath(config), [*overrides, *_provider_overrides()], _write_log)
+        self.session = Session(os.fspath(config), [*overrides, *_provider_overrides()], self.write_log)
         info = self.session.info()
         self.rank = info.rank
         self.world_size = info.world_size
@@ -116,6 +116,10 @@ class Runtime:
             self._content[key] = taps.content(pipeline, prompt, text_tokens, self._longest, valid)
         return self._content[key]
 
+    def learn_text_length(self, arguments: dict) -> None:
+        """From the arguments of a sampling function that encodes its prompts itself."""
+        self._longest = arguments.get("max_sequence_length") or self._longest
+
     def keeps_previews(self) -> bool:
         """Whether the batch that is rolled out is one whose previews GRPO_ACCEL_SAVE_PREVIEWS asks for."""
         return self.rank == 0 and len(self.open_rollouts) <= self.preview_batches
@@ -166,14 +170,22 @@ class Runtime:
             except Exception as error:
                 self.warn_once("wandb", f"numbers could not be handed to wandb: {error}")
 
+    def write_log(self, level: int, line: str) -> None:
+        """Where lines of this session and of the C library go."""
+        _write_log(level, line)
+
+    def shown_guess(self) -> str:
+        """Whose images are the previews that are kept."""
+        return "preview"
+
     def warn_once(self, key: str, text: str) -> None:
         if key not in self._warned:
             self._warned.add(key)
-            _write_log(1, f"rank {self.rank}: {text}")
+            self.write_log(1, f"rank {self.rank}: {text}")
 
     def log_info(self, text: str) -> None:
         if os.environ.get("GRPO_ACCEL_LOG", "info") in ("info", "debug"):
-            _write_log(2, f"rank {self.rank}: {text}")
+            self.write_log(2, f"rank {self.rank}: {text}")
 
     def degrade(self, what: str, error: Exception) -> None:
         """Something of ours failed: the host goes on, and one warning says what was lost."""
@@ -198,6 +210,7 @@ class Runtime:
         taps = self.taps_of(pipeline) if self.is_active() else None
         if taps is not None:
             self.ended_update = None
+            self.learn_text_length(arguments or {})
             rows = list(metadata) if metadata is not None else [{} for _ in prompts]
             rollout = Rollout(self, taps, pipeline, prompts, rows, arguments, noise_window)
             self.open_rollouts.append(rollout)
@@ -311,7 +324,8 @@ class Runtime:
         asked = embeds.shape[0] if embeds is not None else len(prompts or [])
         if prompts is None or len(prompts) != asked:
             return None, None
-        self._longest = arguments.get("max_sequence_length") or self._longest if embeds is None else self._longest
+        if embeds is None:
+            self.learn_text_length(arguments)
         prompts = [prompt for prompt in prompts for _ in range(each)]
         metadata = seams.callers_metadata() if self.inputs & set(GUESSES) else None
         known = isinstance(metadata, (list, tuple)) and len(metadata) == len(prompts)
@@ -405,7 +419,7 @@ class _Detached:
         return own_loop.OwnRollout(self, None, pipeline, list(prompts))
 
     def advantages(self, prompts, rewards, std: str = "global") -> np.ndarray:
-        return own_loop.plain_advantages(self, prompts, rewards, std)
+        return own_loop.plain_advantages(prompts, rewards, std)
 
     def detach(self, in_step: bool = True) -> None:
         return None

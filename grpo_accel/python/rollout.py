@@ -181,14 +181,18 @@ class Rollout:
             if said.shape != asked.shape:
                 raise ValueError(f"the denoiser answers {tuple(said.shape)} to a state of {tuple(asked.shape)}")
             running = self.kept()
-            policy = Policy(
-                self.taps, self.pipeline, self.geometry, len(running), self.step, self._calls, self.arguments)
+            policy = self.policy()
             self.signals.observe(policy)
             if self.runtime.distilled is not None and not self.runtime.distilled.dropped:
                 arguments = self.runtime.distilled.arguments(policy)
                 self._seen.append((running, Seen(policy.state, policy.x0(), policy.level), arguments))
         except Exception as error:
             self.runtime.degrade("the signals of a batch could not be taken, so it is not pruned", error)
+
+    def policy(self) -> Policy:
+        """Of the rows that still run, at the step that is being looked at."""
+        rows = len(self.kept())
+        return Policy(self.taps, self.pipeline, self.geometry, rows, self.step, self._calls, self.arguments)
 
     def _agree(self) -> None:
         """The collective of a look; every rank comes here once for each, whatever went wrong before."""

@@ -229,8 +229,9 @@ class Signals:
                         self.scores[name] = self._guard(f"the {name} of a batch could not be scored", job.result)
         if self._runtime.wants("distilled") and "distilled" not in pending:
             self.scores["distilled"] = self.scores.get("preview")
-        if self.shown is not None and self.scores.get("preview") is not None:
-            self.shown[1][self._rollout.kept()] = self.scores["preview"][:, 0]
+        shown = self.scores.get(self._runtime.shown_guess())
+        if self.shown is not None and shown is not None:
+            self.shown[1][self._rollout.kept()] = shown[:, 0]
         for name, scores in self.scores.items():
             if scores is not None and self._runtime.wants(name):
                 observe = self._rollout.batch.observe_scores
@@ -257,12 +258,13 @@ class Signals:
         }[name]()
         images = runtime.previewer.decode(rollout.taps, rollout.pipeline, latent, policy.geometry)
         running = rollout.kept()
-        if name == "preview" and runtime.keeps_previews():
-            self._show(running, images)
+        if name == runtime.shown_guess() and runtime.keeps_previews():
+            self.show(running, images)
         prompts, metadata = ([values[row] for row in running] for values in (rollout.prompts, rollout.metadata))
         return runtime.previewer.start(images, prompts, metadata)
 
-    def _show(self, running: list, images) -> None:
+    def show(self, running: list, images) -> None:
+        """Keeps images [running, 3, H, W] as the previews of these rows."""
         rows = self._rollout.rows
         if self.shown is None:
             self.shown = images.new_zeros((rows, *images.shape[1:])), np.full(rows, np.nan)

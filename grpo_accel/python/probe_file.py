@@ -1,0 +1,72 @@
+"""What a probe file says it was made for, and in which words another use of it is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from .library import GrpoAccelError
+
+HEADER_BYTES_MAX = 1 << 24
+MODEL_PARTS = ("pipeline", "denoiser", "scheduler", "resolution")  # of the model's name, in its order
+
+
+@dataclass(frozen=True)
+class ProbeFile:
+    """`inputs`: what it sees; `steps`: denoising steps done where it can be asked; `spearman`: within prompts, on
+    held-out ones, with its interval; `settings`: configuration keys under which its data were made, where known."""
+
+    path: Path
+    model: str
+    inputs: tuple[str, ...]
+    steps: tuple[int, ...]
+    steps_total: int
+    spearman: tuple[float, float, float]
+    held_groups: int
+    settings: dict
+
+    def check_model(self, name: str) -> None:
+        """Raises GrpoAccelError, and says what differs, where `name` (`Runtime.model_name`) is another model."""
+        mine, other = self.model.split("/"), name.split("/")
+        if mine == other:
+            return
+        if len(mine) != len(other):
+            raise GrpoAccelError("mismatch", f"{self.path} was made for another model: {self.model}, this is {name}")
+        differ = [f"{part} ({old}, this is {new})" for part, old, new in zip(MODEL_PARTS, mine, other) if old != new]
+        raise GrpoAccelError("mismatch", f"{self.path} was made for another {' and '.join(differ)}; train one for this")
+
+    def check_steps(self, steps: list[int]) -> None:
+        missing = [step for step in steps if step not in self.steps]
+        if missing:
+            known = ", ".join(map(str, self.steps))
+            raise GrpoAccelError("mismatch", f"{self.path} decides after step {known}, not after step {missing[0]}")
+
+    def check_steps_total(self, total: int) -> None:
+        if total != self.steps_total:
+            raise GrpoAccelError(
+                "mismatch", f"{self.path} was made for rollouts of {self.steps_total} steps, this one has {total}")
+
+
+def read_probe(path: str | os.PathLike[str]) -> ProbeFile:
+    """GrpoAccelError where the file is none of ours. Settings stand beside it, as NAME.json, where it was learnt here."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            if length > HEADER_BYTES_MAX:
+                raise ValueError("no safetensors header")
+            texts = json.loads(file.read(length))["__metadata__"]
+        beside = path.with_suffix(".json")
+        settings = json.loads(beside.read_text())["settings"] if beside.is_file() else {}
+        return ProbeFile(
+            path=path, model=texts["model"], steps_total=int(texts["steps_total"]),
+            inputs=tuple(part.partition(":")[0] for part in texts["schema"].split(";")),
+            steps=tuple(int(step) for step in texts["steps"].split(",")),
+            spearman=tuple(float(texts[f"within_spearman{end}"]) for end in ("", "_low", "_high")),
+            held_groups=int(texts["held_groups"]), settings=settings,
+        )
+    except (OSError, ValueError, KeyError, struct.error) as reason:
+        raise GrpoAccelError("file", f"{path}: no probe file: {type(reason).__name__}: {reason}") from reason
