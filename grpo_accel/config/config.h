@@ -63,6 +63,12 @@ typedef enum ga_config_provider {
     GA_CONFIG_PROVIDER_NATIVE = 2
 } ga_config_provider;
 
+typedef enum ga_config_direct {
+    GA_CONFIG_DIRECT_NONE = 0, /* a probe predicts */
+    GA_CONFIG_DIRECT_PREVIEW = 1,
+    GA_CONFIG_DIRECT_LOOKAHEAD = 2
+} ga_config_direct;
+
 typedef enum ga_config_architecture {
     GA_CONFIG_ARCHITECTURE_JOINED = 0, /* maps, scalars and prompt together */
     GA_CONFIG_ARCHITECTURE_PAPER = 1,  /* maps alone, as in arXiv 2602.23783 */
@@ -174,13 +180,15 @@ typedef struct ga_config {
         } threshold;
         int64_t min_group;    /* kept rows of each group at least; GA_CONFIG_AUTO: 0 or 2 by the host's σ */
         int64_t max_group;    /* kept rows of each group at most; 0: no limit */
+        bool even_groups;     /* every group keeps as many rows, instead of min_group and max_group */
         double min_inclusion; /* smallest π of policies that draw by chance, 0 … 1 */
         double audit;         /* share of batches that are kept by chance alone, 0 … 1 */
         double timeout_seconds; /* how long a rank waits for the others before it keeps all rows */
     } decision;
     struct {
-        const char *path; /* safetensors file; NULL: start in shadow and learn; owned by the config */
-        uint32_t inputs;  /* GA_INPUT_BIT of each; 0: auto */
+        const char *path;        /* safetensors file; NULL: start in shadow and learn; owned by the config */
+        ga_config_direct direct; /* whose score is the prediction, instead of a probe's */
+        uint32_t inputs;         /* GA_INPUT_BIT of each; 0: auto */
         ga_config_blocks blocks;
         uint32_t statistics;      /* of attention: GA_ATTENTION_BIT of each, never 0 */
         const char *hidden_block; /* whose hidden state is taken: "middle" or its name; owned by the config */

@@ -161,11 +161,29 @@ static ga_status check_weights(const ga_config *config, ga_error *error) {
     return GA_OK;
 }
 
+/* A score that stands in for a probe has to be taken, and there is one prediction a row. */
+static ga_status check_direct(const ga_config *config, ga_error *error) {
+    static const ga_input inputs[] = {
+        [GA_CONFIG_DIRECT_PREVIEW] = GA_INPUT_PREVIEW, [GA_CONFIG_DIRECT_LOOKAHEAD] = GA_INPUT_LOOKAHEAD};
+    const ga_config_direct direct = config->probe.direct;
+    if (direct == GA_CONFIG_DIRECT_NONE) {
+        return GA_OK;
+    }
+    if (config->probe.path != NULL) {
+        return refuse(
+            config, "probe.direct", error, "a probe is given too (probe.path); write none, or no path");
+    }
+    if ((config->probe.inputs & GA_INPUT_BIT(inputs[direct])) == 0) {
+        return refuse(config, "probe.direct", error, "probe.inputs does not have that score; add it there");
+    }
+    return GA_OK;
+}
+
 /* Pruning without a probe begins in shadow and ends when one was learnt, which needs a record. */
 static ga_status check_learning(const ga_config *config, ga_error *error) {
     const bool prunes = config->mode == GA_CONFIG_MODE_PRUNE || config->mode == GA_CONFIG_MODE_AUTO;
-    const bool must_learn =
-        prunes && config->probe.path == NULL && config->decision.policy != GA_CONFIG_POLICY_RANDOM;
+    const bool predicts = config->probe.path != NULL || config->probe.direct != GA_CONFIG_DIRECT_NONE;
+    const bool must_learn = prunes && !predicts && config->decision.policy != GA_CONFIG_POLICY_RANDOM;
     if (must_learn && !config->record.enabled) {
         return refuse(config, "record.enabled", error,
             "pruning without probe.path learns its probe from the record; write true, or give probe.path");
@@ -181,6 +199,7 @@ ga_status ga_rules_check(const ga_config *config, ga_error *error) {
     GA_TRY(check_later(config, error));
     GA_TRY(check_threshold(config, error));
     GA_TRY(check_scorers(config, error));
+    GA_TRY(check_direct(config, error));
     GA_TRY(check_distilled(config, error));
     GA_TRY(check_weights(config, error));
     GA_TRY(check_credit(config, error));

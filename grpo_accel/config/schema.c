@@ -68,6 +68,10 @@ const ga_schema_entry ga_schema[] = {
         FIELD(decision.min_group)},
     {"decision.max_group", GA_SCHEMA_INTEGER, 0, 0, 4096, NULL, "rows", "0",
         "Rows of each prompt group that are kept at most; 0: no limit.", FIELD(decision.max_group)},
+    {"decision.even_groups", GA_SCHEMA_BOOLEAN, 0, 0, 0, NULL, "", "false",
+        "Every prompt group keeps as many rows, up to one, at each decision: instead of decision.min_group "
+        "and decision.max_group.",
+        FIELD(decision.even_groups)},
     {"decision.min_inclusion", GA_SCHEMA_REAL, GA_SCHEMA_BELOW_MAX, 0, 1, NULL, "probability", "0.05",
         "Smallest probability with which policies that draw by chance (neyman) keep a row.",
         FIELD(decision.min_inclusion)},
@@ -83,6 +87,10 @@ const ga_schema_entry ga_schema[] = {
         "Trained probe (safetensors). null: the newest in run_dir/probes; while there is none, watch and "
         "learn one from the record.",
         FIELD(probe.path)},
+    {"probe.direct", GA_SCHEMA_WORD, 0, 0, 0, "none preview lookahead", "", "none",
+        "Instead of a probe: the combined score of a row's preview or look-ahead is its prediction as it is, "
+        "from the first batch on. none: a probe predicts.",
+        FIELD(probe.direct)},
     {"probe.inputs", GA_SCHEMA_WORDS, GA_SCHEMA_MAY_BE_AUTO, 0, 0,
         "attention x0 cfg hidden prompt preview lookahead distilled", "", "[attention, x0, preview]",
         "What the probe sees. attention: cross-attention maps. x0: the preview latent. cfg: where guidance "

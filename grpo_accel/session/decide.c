@@ -5,6 +5,7 @@
 #include "grpo_accel/base/check.h"
 #include "grpo_accel/base/digest.h"
 #include "grpo_accel/base/log.h"
+#include "grpo_accel/compute/half.h"
 #include "grpo_accel/feature/feature.h"
 #include "grpo_accel/select/compact.h"
 #include "grpo_accel/select/plan.h"
@@ -66,6 +67,39 @@ static ga_status check_state(const ga_batch *batch, const ga_look *look, ga_erro
     return GA_OK;
 }
 
+/* The combined score of a guessed image, where it stands in for a probe. */
+static ga_status read_scores(
+    const ga_look *look, ga_input input, float *mean, float *variance, ga_error *error) {
+    const ga_feature_schema *schema = look->block.schema;
+    int32_t place = 0;
+    while (place < schema->input_count && schema->inputs[place].input != input) {
+        place++;
+    }
+    if (place == schema->input_count) {
+        return GA_FAIL(error, GA_ERR_BUG, "the score that probe.direct names is no feature of this run");
+    }
+    for (int32_t i = 0; i < look->block.rows; i++) {
+        const ga_half *row = look->block.values + (int64_t)i * schema->values_per_row;
+        mean[i] = ga_half_to_float(row[schema->inputs[place].offset]);
+        variance[i] = 0;
+    }
+    return GA_OK;
+}
+
+static ga_status ask(ga_batch *batch, const ga_look *look, float *mean, float *variance, ga_error *error) {
+    const ga_config_direct direct = batch->session->config->probe.direct;
+    if (direct == GA_CONFIG_DIRECT_NONE) {
+        batch->probe_version = batch->session->probe_version;
+        return ga_probe_score(batch->session->probe, &look->block, look->sigma, mean, variance, error);
+    }
+    const ga_input input = direct == GA_CONFIG_DIRECT_PREVIEW ? GA_INPUT_PREVIEW : GA_INPUT_LOOKAHEAD;
+    return read_scores(look, input, mean, variance, error);
+}
+
+static bool can_predict(const ga_session *session) {
+    return session->probe != NULL || session->config->probe.direct != GA_CONFIG_DIRECT_NONE;
+}
+
 static ga_status predict(ga_batch *batch, ga_look *look, ga_error *error) {
     const int32_t rows = look->block.rows;
     float *mean = ga_arena_take(batch->arena, ga_size(rows), sizeof *mean);
@@ -74,8 +108,7 @@ static ga_status predict(ga_batch *batch, ga_look *look, ga_error *error) {
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for the scores of batch %llu",
             (unsigned long long)batch->number);
     }
-    batch->probe_version = batch->session->probe_version;
-    GA_TRY(ga_probe_score(batch->session->probe, &look->block, look->sigma, mean, variance, error));
+    GA_TRY(ask(batch, look, mean, variance, error));
     for (int32_t i = 0; i < rows; i++) {
         const int32_t row = look->row[i];
         look->prediction[row] = mean[i];
@@ -102,7 +135,7 @@ static ga_status score(ga_batch *batch, ga_look *look, ga_error *error) {
     }
     ga_error why = {0};
     const ga_status state = check_state(batch, look, &why);
-    if (session->probe == NULL) {
+    if (!can_predict(session)) {
         return GA_OK;
     }
     GA_TRY(predict(batch, look, error));
@@ -200,6 +233,28 @@ static ga_plan_options plan_options(const ga_batch *batch) {
     return options;
 }
 
+static int32_t count_groups(const ga_candidate *all, int32_t count) {
+    int32_t groups = 0;
+    for (int32_t i = 0; i < count; i++) {
+        int32_t first = 0;
+        while (all[first].group != all[i].group) {
+            first++;
+        }
+        groups += first == i;
+    }
+    return groups;
+}
+
+/* The same number of rows of each group; where they don't come out even, one more of some. */
+static void even_out(ga_plan_options *options, const ga_candidate *all, int32_t count) {
+    const int32_t groups = count_groups(all, count);
+    const int64_t kept = (int64_t)options->ranks * options->keep_per_rank;
+    if (groups > 0) {
+        options->min_group = (int32_t)(kept / groups);
+        options->max_group = (int32_t)((kept + groups - 1) / groups);
+    }
+}
+
 /* This rank's part of a plan; `all` [count] as it was made from. */
 static void take_plan(
     ga_batch *batch, const ga_plan *made, const ga_compact *compact, const ga_candidate *all) {
@@ -229,7 +284,7 @@ static void take_plan(
 
 static ga_status plan(ga_batch *batch, const ga_candidate *all, ga_error *error) {
     const ga_session *session = batch->session;
-    const ga_plan_options options = plan_options(batch);
+    ga_plan_options options = plan_options(batch);
     const size_t rows_of_all = ga_size(session->world_size) * ga_size(batch->rows);
     ga_plan made;
     ga_compact compact;
@@ -240,6 +295,9 @@ static ga_status plan(ga_batch *batch, const ga_candidate *all, ga_error *error)
         return GA_FAIL(error, GA_ERR_MEMORY, "no memory for a plan of %zu rows", rows_of_all);
     }
     const int32_t count = session->world_size * batch->kept_count;
+    if (session->config->decision.even_groups) {
+        even_out(&options, all, count);
+    }
     GA_TRY(ga_plan_make(&options, all, count, batch->arena, &made, error));
     GA_TRY(ga_compact_make(all, &made, session->rank, batch->arena, &compact, error));
     take_plan(batch, &made, &compact, all);
@@ -287,7 +345,7 @@ static const char *obstacle(ga_batch *batch) {
     if (batch->settled) {
         return batch->reason;
     }
-    return session->probe == NULL && policy_of(session) != GA_POLICY_RANDOM ? "no probe yet" : NULL;
+    return !can_predict(session) && policy_of(session) != GA_POLICY_RANDOM ? "no probe yet" : NULL;
 }
 
 void ga_decide(ga_batch *batch) {
