@@ -14,11 +14,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from . import previews
 from .proxy import PipelineProxy
@@ -55,7 +57,12 @@ class OwnRollout:
 
     def sample(self, **arguments: Any) -> Any:
         """The pipeline's own `__call__` for the batch's prompts, as `pipeline(prompt=prompts, …)` would return it."""
-        result = type(self._pipeline).__call__(self.pipeline, **{"prompt": list(self._prompts), **arguments})
+        arguments = {"prompt": list(self._prompts), **arguments}
+        call = type(self._pipeline).__call__
+        if self._rollout is not None:
+            self._rollout.arguments = {**arguments_by_name(call, arguments), **self._rollout.arguments}
+            self._runtime.learn_text_length(self._rollout.arguments)
+        result = call(self.pipeline, **arguments)
         self._images = images_of(result)
         return result
 
@@ -88,6 +95,12 @@ class OwnRollout:
         return every
 
 
+def arguments_by_name(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What the function is called with, its defaults included."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty} | given
+
+
 def host_scorer(score: Callable[..., Any]) -> previews.HostScorer:
     """A scorer of previews from `score(images [n, 3, H, W] in 0…1, prompts)`, which returns one number a row."""
 
@@ -97,54 +110,82 @@ def host_scorer(score: Callable[..., Any]) -> previews.HostScorer:
     return previews.HostScorer(function, {"avg": 1.0}, None)
 
 
-def gathered(runtime: Any, own: Any) -> list:
-    """`own` of every rank, in the order of ranks. Collective."""
-    if runtime.world_size == 1:
+def gathered(own: Any, ranks: int) -> list:
+    """`own` of each of the ranks, in their order. Collective."""
+    if ranks == 1:
         return [own]
-    import torch.distributed as distributed
-
-    if not distributed.is_available() or not distributed.is_initialized():
+    if not _has_process_group():
         raise RuntimeError(
-            f"{runtime.world_size} ranks and no torch.distributed process group: give advantages() the rows of all ranks")
-    parts = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, own)
+            f"{ranks} ranks and no torch.distributed process group: make one before the first call of advantages()")
+    parts = [None] * ranks
+    torch.distributed.all_gather_object(parts, own)
     return parts
 
 
 def advantages(runtime: Any, prompts: Sequence[str], rewards: Sequence[float], std: str) -> np.ndarray:
     """See `Runtime.advantages`."""
+    if not runtime.open_rollouts:
+        return plain_advantages(prompts, rewards, std)
+    own, expected = _checked(prompts, rewards, std), sum(rollout.rows for rollout in runtime.open_rollouts)
+    if len(own) != expected:
+        raise ValueError(f"{len(own)} rewards for the {expected} rows that were rolled out since the last advantages()")
+    parts = gathered((list(prompts), own, _with_predictions(runtime, own)), runtime.world_size)
+    everyone, groups = _groups_of(parts)
+    values, guessed = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
+    known = values[~np.isnan(values)]
+    guessed = np.where(np.isnan(guessed), known.mean() if len(known) else 0.0, guessed)
+    plain = _plain(groups, guessed, std)
+    try:
+        whole = runtime.session.end_update(
+            groups, guessed, plain, 0 if std == "global" else 1, True, runtime.open_batches())
+    except Exception as error:
+        runtime.degrade("advantages could not be computed over whole groups", error)
+        whole = np.where(np.isnan(values), 0.0, plain)
+    runtime.update_ended(everyone, guessed)
+    return whole[_place_of(parts, runtime.rank)]
+
+
+def plain_advantages(prompts: Sequence[str], rewards: Sequence[float], std: str) -> np.ndarray:
+    """The same where nothing is attached and nothing is stopped."""
+    own = _checked(prompts, rewards, std)
+    group = _has_process_group()
+    parts = gathered((list(prompts), own), torch.distributed.get_world_size() if group else 1)
+    _, groups = _groups_of(parts)
+    whole = _plain(groups, np.concatenate([part[1] for part in parts]), std)
+    return whole[_place_of(parts, torch.distributed.get_rank() if group else 0)]
+
+
+def _has_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _checked(prompts: Sequence[str], rewards: Sequence[float], std: str) -> np.ndarray:
+    """The rewards as float64 [rows]."""
     if std not in ("global", "group"):
         raise ValueError(f"std is 'global' or 'group', not {std!r}")
-    parts = gathered(runtime, (list(prompts), [float(value) for value in rewards]))
-    everyone = [prompt for part, _ in parts for prompt in part]
-    values = np.array([value for _, part in parts for value in part], dtype=np.float64)
-    groups = np.unique(np.asarray(everyone), return_inverse=True)[1].reshape(-1)
-    guessed = np.where(np.isnan(values), _predicted(runtime, parts, values), values)
-    whole = runtime.session.end_update(
-        groups, guessed, _plain(groups, guessed, std), 0 if std == "global" else 1, True, runtime.open_batches())
-    runtime.update_ended(everyone, guessed)
-    first = sum(len(part) for part, _ in parts[: runtime.rank])
-    return whole[first: first + len(prompts)]
+    if len(rewards) != len(prompts):
+        raise ValueError(f"{len(rewards)} rewards for {len(prompts)} prompts")
+    return np.array([float(value) for value in rewards], dtype=np.float64)
 
 
-def plain_advantages(runtime: Any, prompts: Sequence[str], rewards: Sequence[float], std: str) -> np.ndarray:
-    """The same where nothing is attached and nothing is stopped."""
-    _, groups = np.unique(np.asarray(list(prompts)), return_inverse=True)
-    return _plain(groups.reshape(-1), np.array(rewards, dtype=np.float64), std)
+def _groups_of(parts: list) -> tuple[list[str], np.ndarray]:
+    """(prompts of all ranks, the number of each row's group)."""
+    everyone = [prompt for part in parts for prompt in part[0]]
+    return everyone, np.unique(np.asarray(everyone), return_inverse=True)[1].reshape(-1)
 
 
-def _predicted(runtime: Any, parts: list, values: np.ndarray) -> np.ndarray:
-    """What stands in for the rewards of stopped rows: this rank's predictions, elsewhere the mean of what is known."""
-    known = values[~np.isnan(values)]
-    guess = np.full(len(values), known.mean() if len(known) else 0.0)
-    own = [np.asarray(rollout.decision.prediction if rollout.decision is not None else [math.nan] * rollout.rows)
-           for rollout in runtime.open_rollouts]
-    if own:
-        first = sum(len(part) for part, _ in parts[: runtime.rank])
-        predicted = np.concatenate(own)
-        place = slice(first, first + len(predicted))
-        guess[place] = np.where(np.isnan(predicted), guess[place], predicted)
-    return guess
+def _place_of(parts: list, rank: int) -> slice:
+    first = sum(len(part[0]) for part in parts[:rank])
+    return slice(first, first + len(parts[rank][0]))
+
+
+def _with_predictions(runtime: Any, values: np.ndarray) -> np.ndarray:
+    """This rank's rewards, with the predictions of stopped rows in their place; NaN where there is none."""
+    none = [math.nan]
+    predicted = np.concatenate([
+        np.asarray(rollout.decision.prediction if rollout.decision is not None else none * rollout.rows, np.float64)
+        for rollout in runtime.open_rollouts])
+    return np.where(np.isnan(values), predicted, values)
 
 
 def _plain(groups: np.ndarray, rewards: np.ndarray, std: str) -> np.ndarray:
