@@ -20,6 +20,9 @@ class Flow:
 
     def __init__(self, scheduler: Any):
         self._scheduler = scheduler
+        kind = getattr(scheduler.config, "prediction_type", "flow_prediction")
+        if kind != "flow_prediction":
+            raise ValueError(f"the scheduler's prediction_type {kind!r} is not flow_prediction")
 
     def levels(self) -> list[float]:
         """Before each of the scheduler's steps, and at the end."""

@@ -111,3 +111,19 @@ def test_a_level_and_its_time_belong_together_between_steps_too():
 def test_predictions_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="flow_prediction"):
         VariancePreserving(diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True))
+    with pytest.raises(ValueError, match="epsilon"):
+        Flow(ddim("epsilon"))
+
+
+def test_flow_matching_with_the_scheduler_that_wan_comes_with():
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    scheduler.set_timesteps(STEPS)
+    process = Flow(scheduler)
+    levels = process.levels()
+    assert len(levels) == STEPS + 1 and levels == sorted(levels, reverse=True) and levels[-1] == 0.0
+    for level, time in zip(levels, scheduler.timesteps):
+        assert process.time(level) == pytest.approx(float(time), abs=1.0)
+    state, prediction = noise(1), noise(2)
+    stepped = scheduler.step(prediction, scheduler.timesteps[0], state).prev_sample  # the first step is Euler's
+    close(process.move(state, prediction, levels[0], levels[1]), stepped)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Callable
+from unittest import mock
 
 import diffusers
 import pytest
@@ -250,6 +251,22 @@ def qwen_pipeline(steps: int) -> tuple[Any, dict]:
         negative_prompt_embeds=noise(ROWS, TEXT_TOKENS, TEXT_WIDTH, seed=7), negative_prompt_embeds_mask=mask.flip(0))
 
 
+def qwen_edit_pipeline(steps: int) -> tuple[Any, dict]:
+    """An edit of a picture that is not blown up to a megapixel first, as the pipeline does it."""
+    from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as module
+    from PIL import Image
+
+    class QwenImageEditPipeline(named("QwenImageEditPipeline")):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with mock.patch.object(module, "calculate_dimensions", lambda area, ratio: (16, 24, None)):
+                return super().__call__(*args, **kwargs)
+
+    plain, arguments = qwen_pipeline(steps)
+    parts = dict(transformer=plain.transformer, vae=plain.vae, scheduler=plain.scheduler)
+    pipeline = QwenImageEditPipeline(**parts, **_none("text_encoder", "tokenizer", "processor"))
+    return pipeline, dict(arguments, image=Image.effect_mandelbrot((16, 24), (-2, -1, 1, 1), 50).convert("RGB"))
+
+
 def _diffusion(kind: str) -> Any:
     return diffusers.DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
@@ -298,6 +315,7 @@ PIPELINES = {
     "flux_true_cfg": (MODELS["flux"].taps, flux_true_cfg_pipeline),
     "flux_kontext": (MODELS["flux"].taps, flux_kontext_pipeline),
     "qwen": (MODELS["qwen"].taps, qwen_pipeline),
+    "qwen_edit": (MODELS["qwen_edit"].taps, qwen_edit_pipeline),
     "sdxl": (MODELS["sdxl"].taps, sdxl_pipeline),
     "sdxl_moments": (MODELS["sdxl"].taps, sdxl_moments_pipeline),
     "sd15": (MODELS["sd15"].taps, sd15_pipeline),
