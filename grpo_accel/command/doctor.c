@@ -295,7 +295,7 @@ ga_exit ga_command_doctor(const ga_call *call) {
     }
     ga_launch_place place = {.size = 1, .launcher = "none"};
     const bool placed = examine(call, &c->own, &place);
-    c->rank = place.rank;
+    c->rank = placed ? place.rank : ga_launch_is_first(NULL) ? 0 : 1;
     c->size = place.size;
     if (placed && place.mpi && place.size > 1) {
         meet(c);

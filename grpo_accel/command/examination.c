@@ -25,11 +25,21 @@ const char *ga_verdict_word(ga_verdict verdict) {
     return verdict_words[verdict];
 }
 
-static void keep_one_line(char *text) {
-    for (char *c = text; *c != '\0'; c++) {
+/* One line of whole characters: a text that was cut may end inside one. */
+static void tidy_text(char *text) {
+    char *c = text, *last = text;
+    for (; *c != '\0'; c++) {
         if ((unsigned char)*c < ' ') {
             *c = ' ';
         }
+        if (((unsigned char)*c & 0xC0) != 0x80) {
+            last = c;
+        }
+    }
+    const unsigned char lead = (unsigned char)*last;
+    const int needed = lead < 0xC0 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (c - last < needed) {
+        *last = '\0';
     }
 }
 
@@ -53,7 +63,7 @@ void ga_examination_note(ga_examination *e, const char *name, ga_verdict verdict
     va_start(arguments, format);
     (void)vsnprintf(made->text, sizeof made->text, format, arguments);
     va_end(arguments);
-    keep_one_line(made->text);
+    tidy_text(made->text);
 }
 
 ga_verdict ga_examination_worst(const ga_examination *e) {
@@ -108,7 +118,7 @@ static bool read_verdict(const char *word, ga_verdict *verdict_out) {
 static bool read_line(ga_json *json, ga_examination *e) {
     ga_check check;
     memset(&check, 0, sizeof check);
-    char key[32], value[1024], word[16] = "";
+    char key[32], value[4096], word[16] = "";
     bool more = ga_json_take(json, '{');
     while (more) {
         if (!ga_json_take_string(json, key, sizeof key) || !ga_json_take(json, ':') ||
@@ -122,7 +132,7 @@ static bool read_line(ga_json *json, ga_examination *e) {
         } else if (strcmp(key, "verdict") == 0) {
             (void)snprintf(word, sizeof word, "%.15s", value);
         } else if (strcmp(key, "torch_lib") == 0) {
-            (void)snprintf(e->torch_folder, sizeof e->torch_folder, "%s", value);
+            (void)snprintf(e->torch_folder, sizeof e->torch_folder, "%.1023s", value);
         }
         more = ga_json_take(json, ',');
     }
@@ -163,6 +173,14 @@ typedef struct child {
 static void close_both(int ends[2]) {
     (void)close(ends[0]);
     (void)close(ends[1]);
+}
+
+/* A crash of a child is told by its parent, not by the program's own handlers. */
+static void let_crash(void) {
+    static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+    for (size_t i = 0; i < sizeof crashes / sizeof crashes[0]; i++) {
+        (void)signal(crashes[i], SIG_DFL);
+    }
 }
 
 /* Forks with both pipes in place; in the child only the writing ends are left. Gives fork's answer. */
@@ -293,6 +311,7 @@ void ga_examination_apart(ga_examination *e, const char *name,
     }
     if (pid == 0) {
         static ga_examination inner;
+        let_crash();
         (void)dup2(ends[1], STDERR_FILENO);
         (void)dup2(ends[1], STDOUT_FILENO);
         work(user, &inner);

@@ -270,6 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--script", help="training script to look at; it is read and not run")
     given = parser.parse_args(arguments)
     out, sys.stdout = sys.stdout, sys.stderr  # what packages print at import is no line of ours
+    out.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever the locale: a line is read as UTF-8
     report = Report(out)
     if given.script:
         sys.path.insert(0, str(Path(given.script).resolve().parent))  # as for the script itself
