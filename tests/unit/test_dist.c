@@ -846,6 +846,17 @@ static void contradictions_are_refused(void **state) {
     assert_int_equal(launch(&held, &report, &error), GA_ERR_CONFIG);
 }
 
+static void the_first_rank_is_known_even_among_contradictions(void **state) {
+    (void)state;
+    variables held = {.count = 0};
+    const ga_environment environment = {variables_get, variables_set, &held};
+    assert_true(ga_launch_is_first(&environment));
+    (void)variables_set(&held, "RANK", "0");
+    assert_true(ga_launch_is_first(&environment));
+    (void)variables_set(&held, "OMPI_COMM_WORLD_RANK", "3"); /* the launcher's own comes before torch's */
+    assert_false(ga_launch_is_first(&environment));
+}
+
 static void no_launcher_sets_nothing(void **state) {
     (void)state;
     variables held = {.count = 0};
@@ -910,6 +921,7 @@ int main(void) {
         cmocka_unit_test(slurm_lists_name_the_first_host),
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(no_launcher_sets_nothing),
+        cmocka_unit_test(the_first_rank_is_known_even_among_contradictions),
         cmocka_unit_test(one_core_is_warned_of),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
