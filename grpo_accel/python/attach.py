@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from . import models, own_loop, previews, rewards, schemas, seams, terminal, versions
+from . import ddpo, models, own_loop, previews, rewards, schemas, seams, terminal, versions
 from .distilled import Distilled
 from .library import INPUTS, MODES, Session, load
 from .proxy import PipelineProxy
 from .rollout import Rollout
-from .seams import ENCODER_FUNCTIONS, PIPELINE_FUNCTIONS, REFUSED, REWARD_MODULE, SEAM_MODULES, TRACKER_MODULE
+from .seams import (
+    DDPO_MODULES, ENCODER_FUNCTIONS, PIPELINE_FUNCTIONS, REFUSED, REWARD_MODULE, SEAM_MODULES, TRACKER_MODULE,
+)
 from .signals import GUESSES
 from .taps import bare
 
@@ -66,6 +68,7 @@ class Runtime:
         self.preview_batches = int(saved) if saved.isdigit() else 0
         self._by_images = {}
         self._warned = set()
+        self._ddpo = ddpo.Trainer(self)
         self._prompts = None
         self._longest = 0  # the host's max_sequence_length, where its encoder was told one
         self._content = {}
@@ -182,6 +185,11 @@ class Runtime:
         if key not in self._warned:
             self._warned.add(key)
             self.write_log(1, f"rank {self.rank}: {text}")
+
+    def warn_once_in_job(self, key: str, text: str) -> None:
+        """Of what is the same on every rank: rank 0 says it."""
+        if self.rank == 0:
+            self.warn_once(key, text)
 
     def log_info(self, text: str) -> None:
         if os.environ.get("GRPO_ACCEL_LOG", "info") in ("info", "debug"):
@@ -331,6 +339,10 @@ class Runtime:
         known = isinstance(metadata, (list, tuple)) and len(metadata) == len(prompts)
         return prompts, metadata if known else [{} for _ in prompts]
 
+    def remember_prompts(self, prompts) -> None:
+        """The prompts of the next batch's rows, where its call has none."""
+        self._prompts = list(prompts)
+
     def wrap_encode_prompt(self, function):
         """encode_prompt(text_encoders, tokenizers, prompt, max_sequence_length): remembers the strings only."""
         signature = inspect.signature(function)
@@ -340,7 +352,7 @@ class Runtime:
             bound = signature.bind_partial(*args, **kwargs).arguments
             prompts = bound.get("prompt")
             if isinstance(prompts, (list, tuple)) and any(prompts):
-                self._prompts = list(prompts)
+                self.remember_prompts(prompts)
                 self._longest = bound.get("max_sequence_length", self._longest)
             return function(*args, **kwargs)
 
@@ -350,18 +362,21 @@ class Runtime:
         """Replaces the seams that a module defines; `detach` puts them back."""
         name = module.__name__
         if name in PIPELINE_FUNCTIONS:
-            self._replace(module, PIPELINE_FUNCTIONS[name], self.wrap_pipeline)
+            self.replace(module, PIPELINE_FUNCTIONS[name], self.wrap_pipeline)
         elif name in ENCODER_FUNCTIONS:
-            self._replace(module, ENCODER_FUNCTIONS[name], self.wrap_encode_prompt)
+            self.replace(module, ENCODER_FUNCTIONS[name], self.wrap_encode_prompt)
+        elif name in DDPO_MODULES:
+            self._ddpo.patch(module)
         elif name in REFUSED:
             self.warn_once(name, f"{REFUSED[name]}: nothing is attached to it")
         elif name == REWARD_MODULE:
-            self._replace(module, "multi_score", lambda function: rewards.wrap_multi_score(self, function))
+            self.replace(module, "multi_score", lambda function: rewards.wrap_multi_score(self, function))
         elif name == TRACKER_MODULE:
             tracker = module.PerPromptStatTracker
-            self._replace(tracker, "update", lambda function: rewards.wrap_tracker_update(self, function))
+            self.replace(tracker, "update", lambda function: rewards.wrap_tracker_update(self, function))
 
-    def _replace(self, owner, name: str, wrap) -> None:
+    def replace(self, owner, name: str, wrap) -> None:
+        """A function of the host's by what `wrap` makes of it; `detach` puts it back."""
         original = getattr(owner, name)
         setattr(owner, name, wrap(original))
         self._undo.append((owner, name, original))

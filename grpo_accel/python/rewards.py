@@ -45,15 +45,15 @@ def wrap_multi_score(runtime, multi_score):
             if rollout is None or rollout.batch is None:
                 return scorer(images, prompts, metadata, *rest, **options)
             runtime.train_scorer = ours
-            _remember_executor(runtime)
-            return _score_rollout(runtime, rollout, scorer, images, prompts, metadata, rest, options)
+            remember_executor(runtime)
+            return score_rollout(runtime, rollout, scorer, images, prompts, metadata, *rest, **options)
 
         return score
 
     return wrapped
 
 
-def _remember_executor(runtime) -> None:
+def remember_executor(runtime) -> None:
     """Where this rollout is being scored, previews can be scored too."""
     try:
         executor = previews.executor_of_this_thread()
@@ -62,14 +62,17 @@ def _remember_executor(runtime) -> None:
         runtime.degrade("the host's reward executor was not found", error)
 
 
-def _score_rollout(runtime, rollout, scorer, images, prompts, metadata, rest, options):
+def score_rollout(runtime, rollout, scorer, images, prompts, metadata, *rest, **options):
+    """The scorer's answer for all rows of a rollout, of which it sees the kept ones."""
     started = time.perf_counter()
     kept = rollout.kept()
     if len(kept) == rollout.rows:
         rewards, info = scorer(images, prompts, metadata, *rest, **options)
     else:
         rewards, info = scorer(
-            images[kept], _take(prompts, kept), _take(metadata, kept), *rest, **options
+            images[kept], _take(prompts, kept), _take(metadata, kept),
+            *(_kept_of(value, kept, rollout.rows) for value in rest),
+            **{name: _kept_of(value, kept, rollout.rows) for name, value in options.items()},
         )
     rollout.batch.seconds(2, time.perf_counter() - started)
     rollout.images = None  # only this scorer had to know them
@@ -85,6 +88,11 @@ def _score_rollout(runtime, rollout, scorer, images, prompts, metadata, rest, op
 
 def _take(values, rows):
     return [values[row] for row in rows] if isinstance(values, (list, tuple)) else values[rows]
+
+
+def _kept_of(value, kept, rows: int):
+    """Of an argument that has something for each row (an edit's reference images), what the kept rows have."""
+    return _take(value, kept) if _is_per_row(value, rows) else value
 
 
 def _is_per_row(values, count: int) -> bool:
@@ -204,7 +212,7 @@ def _without_stopped(runtime, ended: EndedUpdate, advantages: Any, frame: Any) -
     if all(kept) or samples.masks_zeros(frame) is not False:
         return advantages
     if not runtime.drops_rows:
-        runtime.warn_once(
+        runtime.warn_once_in_job(
             "mask", "this script trains on every row, also on those of advantage 0: stopped rows save their rollout and their "
             "reward but not their training; advantage.drop_stopped_rows takes them out of the script's samples")
         return advantages
@@ -213,7 +221,7 @@ def _without_stopped(runtime, ended: EndedUpdate, advantages: Any, frame: Any) -
         runtime.warn_once("samples", "the script's samples were not found where it asks for advantages: stopped rows stay")
         return advantages
     rows = samples.trained_rows(kept, ended.batches)
-    runtime.warn_once(
+    runtime.warn_once_in_job(
         "dropped", f"stopped rows are taken out of the script's samples (advantage.drop_stopped_rows): {len(rows)} of "
         f"{len(kept)} rows of this rank train")
     samples.drop(found, rows, len(kept))

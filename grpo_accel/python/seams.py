@@ -26,9 +26,12 @@ REFUSED = {  # modules of hosts whose rollouts can't be stopped, and why
     "flow_grpo.bagel": "BAGEL samples one prompt at a time through an inferencer of its own, so the members of a group "
     "never wait for each other at a denoising step",
 }
+DDPO_MODULES = DDPO_STEP, DDPO_TRAINER, DDPO_TRACKER = (  # of TRL, see `ddpo`
+    "trl.models.modeling_sd_base", "trl.trainer.ddpo_trainer", "trl.trainer.utils",
+)
 REWARD_MODULE = "flow_grpo.rewards"
 TRACKER_MODULE = "flow_grpo.stat_tracking"
-SEAM_MODULES = (*PIPELINE_FUNCTIONS, *ENCODER_FUNCTIONS, *REFUSED, REWARD_MODULE, TRACKER_MODULE)
+SEAM_MODULES = (*PIPELINE_FUNCTIONS, *ENCODER_FUNCTIONS, *DDPO_MODULES, *REFUSED, REWARD_MODULE, TRACKER_MODULE)
 
 
 class SeamFinder(importlib.abc.MetaPathFinder):
