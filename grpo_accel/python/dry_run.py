@@ -132,7 +132,7 @@ class Rehearsal:
         self.step = 0
 
     def _hear(self, level: int, line: str) -> None:
-        if level <= 1:
+        if level <= 1 and line not in self.said:
             self.said.append(line)
 
     def _open(self, name: str, *more: str) -> Session:

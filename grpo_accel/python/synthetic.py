@@ -78,7 +78,7 @@ def shapes_for(rehearsal: dict[str, Any]) -> Shapes:
     return replace(
         plain, model=texts["model"], steps_total=int(texts["steps_total"]),
         latent=maps or plain.latent, tokens=attention[1:] if attention else plain.tokens,
-        block_names=_names(choice, named, attention[0] // rehearsal["statistics"]) if attention else plain.block_names,
+        block_names=_names(choice, named, max(attention[0] // rehearsal["statistics"], 1)) if attention else plain.block_names,
         hidden_values=layout.get("hidden", (plain.hidden_values,))[0],
         prompt_values=layout.get("prompt", (plain.prompt_values,))[0], scores=scores[0] if scores else 1,
     )
