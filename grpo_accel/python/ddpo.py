@@ -51,8 +51,8 @@ class Trainer:
                 given["reward_function"] = self._scoring(given["reward_function"])
             else:
                 self._runtime.warn_once_in_job(
-                    "ddpo", "DDPOTrainer without per_prompt_stat_tracking computes advantages where nothing can set those of "
-                    "stopped rows to 0: nothing is observed")
+                    "ddpo", "DDPOTrainer without per_prompt_stat_tracking computes advantages where nothing can set those "
+                    "of stopped rows to 0: nothing is observed")
             init(*bound.args, **bound.kwargs)
 
         return wrapped

@@ -2,10 +2,11 @@
 
 flow-grpo's scripts train for ever. Here they end after ``OBSERVE_UPDATES`` updates, on every rank at the
 same place: at the first prompt that is encoded after the last wanted update. What was seen is written to
-``OBSERVE_DIR``, as ``rank-<r>-update-<u>.npz`` (the script's own prompts, rewards and advantages, and the rows
-that passed through the transformer) and ``rank-<r>-end.json`` (a digest of the trained weights).
+``OBSERVE_DIR``, as ``rank-<r>-update-<u>.npz`` (the script's own prompts, rewards, advantages and last latents, and the
+rows that passed through the transformer) and ``rank-<r>-end.json`` (a digest of the trained weights).
 
-Nothing that the script computes is changed, and a guest may wrap the same functions before or after.
+Nothing that the script computes is changed, and a guest may wrap the same functions before or after. What a script
+needs and this machine lacks is in ``stand_ins.py``, for the scripts that OBSERVE_STAND_INS names it for.
 """
 
 import functools
@@ -25,6 +26,7 @@ class Seen:
     updates = 0
     sampled_rows = 0  # rows through the transformer without gradients: rollouts and evaluation
     trained_rows = 0  # and with gradients
+    scored_rows = 0  # images that the reward function saw
     transformer = None
 
 
@@ -33,10 +35,12 @@ def output(name):
 
 
 def watch_transformer(module):
-    """Counts the rows of every call of the Stable Diffusion 3 transformer."""
+    """Counts the rows of every call of the module's transformer."""
     import torch
 
-    forward = module.SD3Transformer2DModel.forward
+    kind = next(value for name, value in vars(module).items()
+                if name.endswith(("Transformer2DModel", "Transformer3DModel")) and value.__module__ == module.__name__)
+    forward = kind.forward
 
     @functools.wraps(forward)
     def counted(self, hidden_states, *args, **kwargs):
@@ -47,7 +51,24 @@ def watch_transformer(module):
             Seen.sampled_rows += len(hidden_states)
         return forward(self, hidden_states, *args, **kwargs)
 
-    module.SD3Transformer2DModel.forward = counted
+    kind.forward = counted
+
+
+def watch_rewards(module):
+    """Counts the images that are scored; videos have a reward here, the JPEG size of their frames."""
+    score_stills = module.jpeg_incompressibility()
+
+    def counting(of_images):
+        def made():
+            def score(images, prompts, metadata):
+                Seen.scored_rows += len(images)
+                return of_images(images)
+            return score
+        return made
+
+    module.jpeg_compressibility = counting(lambda images: (-score_stills(images, None, None)[0] / 500, {}))
+    module.video_ocr_score = counting(
+        lambda videos: ([-score_stills(frames, None, None)[0].mean() / 500 for frames in videos], {}))
 
 
 def calling_locals(*names):
@@ -73,19 +94,21 @@ def watch_tracker(module):
             output(f"update-{Seen.updates}.npz"),
             prompts=np.array(script["prompts"]),
             advantages=np.asarray(script["advantages"]),
+            latents=script["samples"]["next_latents"][:, -1].float().numpy(),
             sampled_rows=Seen.sampled_rows,
+            scored_rows=Seen.scored_rows,
             trained_rows_before=Seen.trained_rows,
             **{f"reward_{name}": np.asarray(v) for name, v in script["gathered_rewards"].items()},
         )
         Seen.updates += 1
-        Seen.sampled_rows = Seen.trained_rows = 0
+        Seen.sampled_rows = Seen.trained_rows = Seen.scored_rows = 0
         return clear(self)
 
     module.PerPromptStatTracker.clear = observed
 
 
 def digest_of_trained_weights():
-    """sha256 over all weights of the transformer that are trained, in the order of their names."""
+    """sha256 over all weights of the transformer that are trained (under FSDP: of the rank's share of them)."""
     digest = hashlib.sha256()
     for name, parameter in sorted(Seen.transformer.named_parameters()):
         if parameter.requires_grad:
@@ -93,12 +116,11 @@ def digest_of_trained_weights():
     return digest.hexdigest()
 
 
-def watch_prompts(module):
+def ending(encode_prompt):
     """Ends the script when it begins another update than the wanted ones."""
-    encode_prompt = module.encode_prompt
 
     @functools.wraps(encode_prompt)
-    def ending(*args, **kwargs):
+    def observed(*args, **kwargs):
         if Seen.updates == int(os.environ["OBSERVE_UPDATES"]):
             summary = {
                 "updates": Seen.updates,
@@ -112,14 +134,41 @@ def watch_prompts(module):
             sys.exit(0)
         return encode_prompt(*args, **kwargs)
 
-    module.encode_prompt = ending
+    return observed
 
 
+def watch_prompts(module):
+    module.encode_prompt = ending(module.encode_prompt)
+
+
+def watch_pipeline(module):
+    """Scripts that leave the encoding to the pipeline."""
+    for name, kind in vars(module).items():
+        if name.startswith("QwenImage") and name.endswith("Pipeline") and kind.__module__ == module.__name__:
+            kind.encode_prompt = ending(kind.encode_prompt)
+
+
+MODELS, PIPELINES = "diffusers.models.transformers.transformer_", "diffusers.pipelines.qwenimage.pipeline_qwenimage"
+ENCODERS = "flow_grpo.diffusers_patch."
 WATCHED = {
-    "diffusers.models.transformers.transformer_sd3": watch_transformer,
+    **dict.fromkeys((MODELS + "sd3", MODELS + "flux", MODELS + "qwenimage", MODELS + "wan"), watch_transformer),
+    **dict.fromkeys((PIPELINES, PIPELINES + "_edit"), watch_pipeline),
     "flow_grpo.stat_tracking": watch_tracker,
-    "flow_grpo.diffusers_patch.train_dreambooth_lora_sd3": watch_prompts,
+    "flow_grpo.rewards": watch_rewards,
+    **dict.fromkeys((ENCODERS + "train_dreambooth_lora_sd3", ENCODERS + "train_dreambooth_lora_flux",
+                     ENCODERS + "wan_prompt_embedding"), watch_prompts),
 }
+
+
+def both(first, second):
+    """A function that does to a module what ``first`` does and then, if there is one, what ``second`` does."""
+
+    def watch(module):
+        first(module)
+        if second is not None:
+            second(module)
+
+    return watch
 
 
 class WatchingLoader(importlib.abc.Loader):
@@ -149,4 +198,8 @@ class WatchingFinder(importlib.abc.MetaPathFinder):
 
 
 if "OBSERVE_DIR" in os.environ:
+    import stand_ins
+
+    for name, stand_in in stand_ins.wanted(os.environ.get("OBSERVE_STAND_INS", "").split()):
+        WATCHED[name] = both(stand_in, WATCHED.get(name))
     sys.meta_path.insert(0, WatchingFinder())
