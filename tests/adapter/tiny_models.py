@@ -253,10 +253,11 @@ def qwen_pipeline(steps: int) -> tuple[Any, dict]:
 
 def qwen_edit_pipeline(steps: int) -> tuple[Any, dict]:
     """An edit of a picture that is not blown up to a megapixel first, as the pipeline does it."""
+    kind = named("QwenImageEditPipeline")
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as module
     from PIL import Image
 
-    class QwenImageEditPipeline(named("QwenImageEditPipeline")):
+    class QwenImageEditPipeline(kind):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             with mock.patch.object(module, "calculate_dimensions", lambda area, ratio: (16, 24, None)):
                 return super().__call__(*args, **kwargs)
