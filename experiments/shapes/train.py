@@ -25,14 +25,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch.multiprocessing import spawn
+from torch.multiprocessing import get_context, spawn
 
 from .draw import draw
 from .families import FAMILIES, Family
 from .scorer import score
 from .world import KINDS, load_prompts, parse
 
-VAE_BATCH, VAE_RATE, KL_WEIGHT = 48, 3e-3, 1e-3
+MODELS = Path(__file__).parent / "models"
+VAE_RATE, KL_WEIGHT = 3e-3, 1e-3
 DRAWN = 32768
 BATCH = 64
 MUON_RATE, MUON_DECAY, ADAM_RATE = 0.02, 0.02, 2e-3
@@ -63,30 +64,85 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() * 2.0 - 1.0
 
 
-def train_vae(family: Family, images: torch.Tensor, log: Path):
+def pictures() -> torch.Tensor:
+    """Images [8192, 3, 32, 32] in -1..1 that the autoencoders learn from."""
+    return to_tensor(draw([parse(p) for p in training_prompts(8192, np.random.default_rng(0))], seed=1))
+
+
+class VaeOptimizer:
+    """AdamW, with Muon for the kernels where the family wants it, under a rate that rises, then falls to 0."""
+
+    def __init__(self, family: Family, vae: torch.nn.Module):
+        kernels = [p for p in vae.parameters() if family.vae_muon and p.ndim >= 4 and p.shape[-1] > 1]
+        self.others = [p for p in vae.parameters() if all(p is not kernel for kernel in kernels)]
+        self.adam = torch.optim.AdamW(self.others, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.muon, self.vae, self.steps = Muon(kernels, 0.9, 1, 0), vae, family.vae_steps
+
+    def step(self, loss: torch.Tensor, index: int) -> None:
+        fade = min(1.0, (index + 1) / 50) * 0.5 * (1 + math.cos(math.pi * index / self.steps))
+        self.adam.param_groups[0]["lr"] = VAE_RATE * fade
+        self.vae.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.others, 1.0)
+        self.adam.step()
+        self.muon.step(MUON_RATE * fade)
+
+
+def reconstruction(output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    return F.l1_loss(output, images) + 2.0 * F.mse_loss(output, images)
+
+
+def train_vae(family: Family, log: Path):
     """Autoencoder of images [N, 3, 32, 32] whose configuration gives latents of mean 0 and variance 1."""
-    vae, steps = family.quickened(family.make_vae()), family.vae_steps
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=VAE_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    vae, images = family.make_vae(), pictures()
+    optimizer = VaeOptimizer(family, vae)
     start, seen = time.time(), torch.Generator().manual_seed(1)
-    for step in range(steps):
-        fade = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = VAE_RATE * fade
-        batch = images[torch.randint(len(images), (VAE_BATCH,), generator=seen)]
+    for step in range(family.vae_steps):
+        batch = images[torch.randint(len(images), (family.vae_batch,), generator=seen)]
         posterior = family.posterior(vae, batch)
         output = family.decoded(vae, posterior.sample())
-        error = F.l1_loss(output, batch) + 2.0 * F.mse_loss(output, batch)
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1.0 - posterior.logvar).mean()
-        loss = error + KL_WEIGHT * kl
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0 or step == steps - 1:
+        optimizer.step(reconstruction(output, batch) + KL_WEIGHT * kl, step)
+        if step % 50 == 0 or step == family.vae_steps - 1:
             values = {"l1": F.l1_loss(output, batch).item(), "kl": kl.item(), "seconds": time.time() - start}
             log_line(log, stage="vae", step=step, **values)
     with torch.no_grad():
         family.standardise(vae.eval(), torch.cat([family.posterior(vae, part).mean for part in images[:2048].split(256)]))
     return vae
+
+
+def follow_vae(name: str, work: Path) -> None:
+    """Trains an autoencoder whose latents are those of another family's; writes ``work/vae``.
+
+    The encoder learns the other's latents, the decoder the pictures behind these (with some noise on them, so that it
+    forgives what a network samples). Neither waits for the other, and the network needs neither of them to train.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    family, (source, known) = FAMILIES[name], latent_source(FAMILIES[name], work)
+    vae, images = family.quickened(family.make_vae()), pictures()
+    with torch.no_grad():
+        latents = source.encode(known, images)
+    optimizer = VaeOptimizer(family, vae)
+    start, seen = time.time(), torch.Generator().manual_seed(1)
+    for step in range(family.vae_steps):
+        picked = torch.randint(len(images), (family.vae_batch,), generator=seen)
+        batch, wanted = images[picked], latents[picked]
+        given = wanted + 0.1 * torch.randn(wanted.shape, generator=seen)
+        output = family.decoded(vae, given)
+        error = F.mse_loss(family.posterior(vae, batch).mean, wanted)
+        optimizer.step(reconstruction(output, batch) + error, step)
+        if step % 50 == 0 or step == family.vae_steps - 1:
+            values = {"l1": F.l1_loss(output, batch).item(), "latent_error": error.item(), "seconds": time.time() - start}
+            log_line(work / "training_log.jsonl", stage="vae", step=step, **values)
+    vae.eval().save_pretrained(work / "vae")
+
+
+def latent_source(family: Family, work: Path):
+    """(family, VAE) whose latents the network is trained on: its own, or the shipped ones of another family."""
+    source = FAMILIES[family.latents_of] if family.latents_of else family
+    folder = MODELS / source.name / "vae" if family.latents_of else work / "vae"
+    return source, source.make_vae().from_pretrained(folder).eval()
 
 
 def all_prompts() -> list[str]:
@@ -95,16 +151,17 @@ def all_prompts() -> list[str]:
 
 
 @torch.no_grad()
-def make_data(family: Family, vae, rng: np.random.Generator) -> dict:
+def make_data(family: Family, work: Path, rng: np.random.Generator) -> dict:
     """Latents of a drawn set, the row of each picture's prompt, and the conditions of all prompts."""
     prompts = training_prompts(DRAWN, rng)
     lists = all_prompts()
     row = {prompt: index for index, prompt in enumerate(lists)}
+    source, vae = latent_source(family, work)
     latents = [
-        family.encode(vae, to_tensor(draw([parse(p) for p in prompts[at : at + 4096]], seed=100 + at)))
+        source.encode(vae, to_tensor(draw([parse(p) for p in prompts[at : at + 4096]], seed=100 + at)))
         for at in range(0, DRAWN, 4096)
     ]
-    pipeline = family.make_pipeline(vae, family.make_network())
+    pipeline = family.make_pipeline(family.make_vae(), family.make_network())
     data = {"latents": torch.cat(latents), "rows": torch.tensor([row[prompt] for prompt in prompts])}
     data["conditions"] = family.conditions(pipeline, lists)
     data["long"] = family.conditions(pipeline, lists, **family.long_padding) if family.long_padding else None
@@ -147,12 +204,14 @@ class Muon:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         for stack, buffer in zip(self.stacks, self.buffers):
-            gradient = torch.stack([p.grad.flatten(1) for p in stack])
+            # The last block's text half reaches no output: its gradients stay None.
+            gradient = torch.stack([(torch.zeros_like(p) if p.grad is None else p.grad).flatten(1) for p in stack])
             buffer.lerp_(gradient, 1.0 - self.momentum)
             wanted = gradient.lerp(buffer, self.momentum)
             update = torch.zeros_like(wanted)
             update[self.rank :: self.ranks] = orthogonalize(wanted[self.rank :: self.ranks])
-            dist.all_reduce(update)
+            if self.ranks > 1:
+                dist.all_reduce(update)
             rows, columns = update.shape[1:]
             scale = rate * max(1.0, rows / columns) ** 0.5
             for parameter, part in zip(stack, update):
@@ -238,7 +297,6 @@ def train_network(rank: int, ranks: int, name: str, work: Path, stage: str, step
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{work}/rendezvous_{stage}", rank=rank, world_size=ranks)
     family, data = FAMILIES[name], torch.load(work / "data.pt")
-    vae = family.quickened(family.make_vae().from_pretrained(work / "vae").eval())
     network, teacher = make_initial_network(family), None
     if stage == "distil":
         network.load_state_dict(torch.load(work / "flow.pt"))
@@ -255,7 +313,7 @@ def train_network(rank: int, ranks: int, name: str, work: Path, stage: str, step
         if (step + 1) % 50 == 0 or last:
             values = {"loss": float(np.mean(losses[-50:])), "seconds": time.time() - start}
             if (step + 1) % EVALUATE_EVERY == 0 or last:
-                values |= evaluate(family, optimizer.average, vae, data["conditions"], stage, ranks, rank)
+                values |= evaluate(family, optimizer.average, work, data["conditions"], stage, ranks, rank)
             if rank == 0:
                 log_line(work / "training_log.jsonl", stage=stage, step=step + 1, **values)
                 torch.save(optimizer.average.state_dict(), work / f"{stage}.partial")
@@ -272,7 +330,7 @@ def rate_share(family: Family, stage: str, step: int, steps: int) -> float:
     return warm if family.distil_steps else warm * min(1.0, 2.5 * (steps - step) / steps)
 
 
-def evaluate(family: Family, network, vae, conditions: dict, stage: str, ranks: int, rank: int) -> dict[str, float]:
+def evaluate(family: Family, network, work: Path, conditions: dict, stage: str, ranks: int, rank: int) -> dict[str, float]:
     """Mean reward and mean within-prompt deviation, held-out prompts x 4; ranks share the prompts."""
     first, held_out = len(load_prompts("train")), load_prompts("test")
     chosen = list(range(3 * rank, len(held_out), 3 * ranks))
@@ -284,7 +342,8 @@ def evaluate(family: Family, network, vae, conditions: dict, stage: str, ranks: 
         empty = {name: values[-1:] for name, values in conditions.items()}
         settings = replace(settings, guidance_scale=family.train_guidance)
     with torch.no_grad():
-        images = family.decode(vae, family.sample(network, told, empty, settings, seed=rank))
+        source, vae = latent_source(family, work)
+        images = source.decode(vae, family.sample(network, told, empty, settings, seed=rank))
     rewards = torch.tensor(score(images, prompts)).view(-1, 4)
     totals = torch.tensor([rewards.mean(1).sum(), rewards.std(1).sum(), len(rewards)])
     dist.all_reduce(totals)
@@ -304,26 +363,29 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.ranks)
     prepare(family, work)
+    follower = None
+    if family.latents_of and not (work / "vae").exists():
+        follower = get_context("spawn").Process(target=follow_vae, args=(family.name, work))
+        follower.start()
     given = {"flow": arguments.flow_steps, "distil": arguments.distil_steps}
     for stage, default in (("flow", family.flow_steps), ("distil", family.distil_steps)):
         steps = default if given[stage] is None else given[stage]
         if steps and not (work / f"{stage}.pt").exists():
             (work / f"rendezvous_{stage}").unlink(missing_ok=True)
             spawn(train_network, (arguments.ranks, family.name, work, stage, steps), nprocs=arguments.ranks)
+    if follower:
+        follower.join()
     export(family, work, arguments.out)
 
 
 def prepare(family: Family, work: Path) -> None:
-    """The stages ``vae`` (none where the family takes a trained one) and ``data``."""
+    """The stages ``vae`` (none where the family takes a trained one, later where it follows one) and ``data``."""
     torch.manual_seed(0)
-    if not (work / "vae").exists():
-        prompts = training_prompts(8192, np.random.default_rng(0))
-        pictures = to_tensor(draw([parse(p) for p in prompts], seed=1))
-        vae = train_vae(family, pictures, work / "training_log.jsonl") if family.vae_steps else family.make_vae()
+    if not (work / "vae").exists() and not family.latents_of:
+        vae = train_vae(family, work / "training_log.jsonl") if family.vae_steps else family.make_vae()
         vae.save_pretrained(work / "vae")
     if not (work / "data.pt").exists():
-        vae = family.quickened(family.make_vae().from_pretrained(work / "vae").eval())
-        torch.save(make_data(family, vae, np.random.default_rng(1)), work / "data.pt")
+        torch.save(make_data(family, work, np.random.default_rng(1)), work / "data.pt")
 
 
 def export(family: Family, work: Path, folder: Path) -> None:

@@ -26,7 +26,9 @@ class Family:
     network_name = "transformer"
     latent_shape: tuple[int, int, int]
     settings = Settings()
-    vae_steps = 500
+    vae_steps, vae_batch = 500, 48
+    latents_of: str | None = None  # the family whose latents this one's VAE learns to encode and decode
+    vae_muon = False  # whether Muon trains the VAE's kernels too
     flow_steps, distil_steps = 1000, 0
     train_guidance = 2.5  # classifier-free guidance under which a model before distillation is judged
     guidance_range: tuple[float, float] | None = None  # what the guidance embedding learns, where there is one

@@ -35,14 +35,17 @@ class Qwen(Family):
     latent_shape = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
     settings = Settings(guidance_scale=3.0)
     train_guidance = 3.0
-    vae_steps = 300
+    vae_steps, vae_batch = 900, 16
+    vae_muon = True
+    latents_of = "flux"
+    flow_steps = 800
 
     def make_vae(self):
         """Images [N, 3, 32, 32] in -1..1, each a video of one frame, to latents [N, 4, 16, 16]."""
         from diffusers import AutoencoderKLQwenImage
 
-        return AutoencoderKLQwenImage(
-            base_dim=12,
+        vae = AutoencoderKLQwenImage(
+            base_dim=16,
             z_dim=LATENT_CHANNELS,
             dim_mult=[1, 2],
             num_res_blocks=1,
@@ -50,6 +53,10 @@ class Qwen(Family):
             latents_mean=[0.0] * LATENT_CHANNELS,
             latents_std=[1.0] * LATENT_CHANNELS,
         )
+        with torch.no_grad():  # the latents' own deviation, which is not trained, is small
+            vae.quant_conv.weight[LATENT_CHANNELS:] = 0.0
+            vae.quant_conv.bias[LATENT_CHANNELS:] = -6.0
+        return vae
 
     def make_network(self):
         from diffusers import QwenImageTransformer2DModel
@@ -111,10 +118,6 @@ class Qwen(Family):
 
     def statistics(self, vae):
         return channel_statistics(vae)
-
-    def standardise(self, vae, raw):
-        deviation, mean = torch.std_mean(raw, dim=(0, 2, 3))
-        vae.register_to_config(latents_mean=mean.tolist(), latents_std=deviation.tolist())
 
 
 def single_frame(convolution, frames: torch.Tensor, cache=None) -> torch.Tensor:
