@@ -7,7 +7,7 @@ by the number of its rows afterwards, so fewer rows are smaller micro-batches, e
 
 from __future__ import annotations
 
-import inspect
+import linecache
 import sys
 from typing import Any
 
@@ -22,11 +22,12 @@ def caller_frame(depth: int) -> Any:
 
 
 def masks_zeros(frame: Any) -> bool | None:
-    """Does the function that asks for advantages leave rows of advantage 0 out of training? None: can't be read."""
-    try:
-        return MASK in inspect.getsource(frame.f_code)
-    except (OSError, TypeError):
-        return None
+    """Does the script that asks for advantages leave rows of advantage 0 out of training? None: can't be read.
+
+    Anywhere in its file: loops that are cut into functions have the mask in another one.
+    """
+    lines = linecache.getlines(frame.f_code.co_filename)
+    return MASK in "".join(lines) if lines else None
 
 
 def of_frame(frame: Any, rows: int) -> dict | None:
