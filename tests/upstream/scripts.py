@@ -40,9 +40,9 @@ SCRIPTS = {
         Script("train_flux_fast", "flux", 1, 1, WINDOW, mask=False),
         Script("train_flux_kontext", "kontext", 1, 1, EVERY_STEP, mask=True, environment=NEWER),
         Script("train_qwenimage", "qwen", 2, 2, WINDOW, mask=False, evaluates=False, environment=NEWER,
-               stand_ins=("cuda",)),
+               stand_ins=("cuda", "checkpoints")),
         Script("train_qwenimage_edit", "qwen_edit", 2, 2, WINDOW, mask=False, environment=NEWER,
-               stand_ins=("cuda", "references")),
+               stand_ins=("cuda", "checkpoints", "references")),
         Script("train_wan2_1", "wan", 2, 2, EVERY_STEP, mask=True, evaluates=False, repeats=False,
                settings=(("reward_fn", {"video_ocr": 1.0}),)),
     )

@@ -31,8 +31,6 @@ def test_training_is_that_of_kept_rows_only(runs, name):
         assert mine.trained_rows[1] < mine.trained_rows[0]
         assert mine.weights == yours.weights
         for update, expected in zip(mine.updates, yours.updates, strict=True):
-            np.testing.assert_array_equal(update["latents"][: len(expected["latents"])].shape[1:],
-                                          expected["latents"].shape[1:])
             np.testing.assert_array_equal(update["reward_avg"], expected["reward_avg"])
 
 

@@ -23,7 +23,7 @@ def test_one_latent_for_a_group(runs):
     assert "all rows of a group are in the same state after step 2" in ranks[0].errors
     for observed in ranks:
         assert kept_rows(observed, 1).all()
-        assert int(observed.updates[1]["scored_rows"]) == BATCHES * ROWS
+        assert int(observed.updates[1]["sampled_rows"]) == BATCHES * ROWS * STEPS * 2
 
 
 def test_a_reference_inside_the_rollout(runs):

@@ -60,7 +60,7 @@ def test_rows_are_stopped_while_it_samples(job):
     full = BATCHES * ROWS * STEPS * BRANCHES
     pruned = BATCHES * BRANCHES * (ROWS * (STEP + 1) + KEPT * (STEPS - STEP - 1))
     assert seen["sampled"].tolist() == [full, pruned]
-    assert seen["scored"].tolist() == [BATCHES * ROWS, BATCHES * KEPT]
+    assert seen["scored"].tolist() == [2 * BATCHES * ROWS, BATCHES * (ROWS + KEPT)]  # previews of all, images of kept
     assert "could not" not in errors
 
 

@@ -2,6 +2,7 @@
 
 `wandb`: a run that is open; train_sd3_GRPO_Guard.py logs to one that it never opens.
 `cuda`: calls that choose or count GPUs do nothing, the group speaks gloo instead of nccl and FSDP shards on the CPU.
+`checkpoints`: none are saved; torch 2.13 crashes where FSDP collects weights on the CPU.
 `references`: pictures to edit are brought to 32 x 32 and not to 1024 x 1024, and their processor has no part for
 videos, which would want torchvision.
 """
@@ -36,6 +37,10 @@ def without_cuda(module):
     module.FullyShardedDataParallel.__init__ = on_cpu
 
 
+def save_nothing(module):
+    module.save_fsdp_checkpoint = lambda *args: None
+
+
 def leave_out_videos(processor):
     processor.attributes = ["image_processor", "tokenizer"]
 
@@ -48,6 +53,7 @@ def small_references(module):
 STAND_INS = {
     "wandb": ("wandb", open_wandb),
     "cuda": ("torch.distributed.fsdp", without_cuda),
+    "checkpoints": ("flow_grpo.fsdp_utils", save_nothing),
     "references": ("diffusers.pipelines.qwenimage.pipeline_qwenimage_edit", small_references),
 }
 
