@@ -108,7 +108,8 @@ def check_operators(report: Report) -> None:
     changed = schemas.changed(listing)
     count = len(listing.splitlines())
     if changed:
-        text = f"{len(changed)} of {count} have another signature ({', '.join(changed)}): the probe is computed natively"
+        names = ", ".join(changed)
+        text = f"{len(changed)} of {count} have another signature ({names}): the probe is computed natively"
         report.note("operators", WARNING, text)
     else:
         report.note("operators", OK, f"{count} of {count} as expected")
@@ -145,6 +146,12 @@ def _nccl_candidates() -> list[str]:
     return [*inside, "libnccl.so.2"]
 
 
+def _nccl_version(number: int) -> str:
+    """22703 is 2.27.3; before 2.9 it was 2804 for 2.8.4."""
+    major, minor = divmod(number // 100, 100 if number >= 10000 else 10)
+    return f"{major}.{minor}.{number % 100}"
+
+
 def check_nccl(report: Report) -> None:
     for path in _nccl_candidates():
         with contextlib.suppress(OSError, AttributeError):
@@ -152,8 +159,7 @@ def check_nccl(report: Report) -> None:
             found = ctypes.c_int()
             if library.ncclGetVersion(ctypes.byref(found)) == 0:
                 number = found.value
-                major, minor = (number // 10000, number // 100 % 100) if number >= 10000 else (number // 1000, number // 100 % 10)
-                report.note("NCCL", OK, f"{major}.{minor}.{number % 100}, {path}")
+                report.note("NCCL", OK, f"{_nccl_version(number)}, {path}")
                 return
     named = os.environ.get("GRPO_ACCEL_NCCL")
     if named:
@@ -185,9 +191,13 @@ def _defines(path: Path) -> set[str]:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return set()
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    names = {node.name for node in tree.body if isinstance(node, kinds)}
-    return names | {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names = set()
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in node.names)
+    return names
 
 
 def _expected() -> dict[str, str]:
@@ -259,8 +269,8 @@ def _savings(found: script.Findings) -> tuple[str, str]:
     if found.saves_training:
         return OK, text + " (rows without advantage leave training by the script's own mask)"
     return WARNING, (
-        f"{text}; not training: no line of the script leaves rows without advantage out (advantages.abs().sum(…) != 0). "
-        "advantage.drop_stopped_rows: true takes them out of its samples"
+        f"{text}; not training: no line of the script leaves rows without advantage out "
+        "(advantages.abs().sum(…) != 0). advantage.drop_stopped_rows: true takes them out of its samples"
     )
 
 

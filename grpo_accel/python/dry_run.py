@@ -1,9 +1,10 @@
 """`python -m grpo_accel.dry_run`: what `grpo-accel run --dry-run` becomes. A rehearsal without the script.
 
 Every rank opens the real session with the real configuration in a temporary run folder beside the configured one, and
-takes one made-up batch through begin, observe, decide, reward and the end of its update. Where the configuration stops
-nothing in a first batch (shadow, auto, no probe yet), a second session does it by chance, so that a plan of all ranks is
-made and compared. Then each rank verifies what it has logged. Rank 0 says it for all. Exit code 0, or 1 and what to do.
+takes one made-up batch through begin, observe, decide, reward and the end of its update. Where the configuration
+stops nothing in a first batch (shadow, auto, no probe yet), a second session does it by chance, so that a plan of all
+ranks is made and compared. Then each rank verifies what it has logged. Rank 0 says it for all. Exit code 0, or 1 and
+what to do.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ def end_late(plan: dict[str, Any], phases: Phases) -> threading.Timer:
     rank, limit = plan["rank"], plan["limit_seconds"]
 
     def leave() -> None:
-        print(f"grpo_accel: error: rank {rank} of the dry run was still in '{phases.now}' after {limit:.0f} s; look at the "
-              "ranks that said nothing, or give --timeout", file=sys.stderr, flush=True)
+        text = f"rank {rank} of the dry run was still in '{phases.now}' after {limit:.0f} s"
+        advice = "look at the ranks that said nothing, or give --timeout"
+        print(f"grpo_accel: error: {text}; {advice}", file=sys.stderr, flush=True)
         os._exit(1)
 
     timer = threading.Timer(limit, leave)
@@ -78,7 +80,8 @@ class Meeting:
             from torch.distributed import TCPStore
 
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            self._store = TCPStore(host, port, ranks, rank == 0, timedelta(seconds=self._left()), wait_for_workers=False)
+            limit = timedelta(seconds=self._left())
+            self._store = TCPStore(host, port, ranks, rank == 0, limit, wait_for_workers=False)
 
     def _left(self) -> float:
         return max(self._end - time.monotonic(), 0.1)
@@ -152,8 +155,8 @@ class Rehearsal:
             self._batch(opened[0])
             if not self.planned:
                 step = [] if self.plan["sigma"] else [f"decision.step={self.step or 1}"]
-                opened.append(self._open(
-                    "by-chance", "mode=prune", "decision.policy=random", "decision.keep=0.5", "decision.audit=0", *step))
+                chance = ["mode=prune", "decision.policy=random", "decision.keep=0.5", "decision.audit=0"]
+                opened.append(self._open("by-chance", *chance, *step))
                 self._batch(opened[1])
         except Exception as error:
             self.problem = str(error) if isinstance(error, GrpoAccelError) else f"{type(error).__name__}: {error}"
@@ -226,7 +229,8 @@ class Rehearsal:
 
     def report(self) -> dict[str, Any]:
         return {
-            "rank": self.plan["rank"], "host": socket.gethostname(), "ok": self.problem is None, "problem": self.problem,
+            "rank": self.plan["rank"], "host": socket.gethostname(),
+            "ok": self.problem is None, "problem": self.problem,
             "reason": self.reason, "rows": synthetic.ROWS, "kept": self.kept, "plan": f"{self.checksum:016x}",
             "advantages": self.advantages, "rows_logged": self.rows_logged(), "warnings": self.said,
             "seconds": {name: round(seconds, 4) for name, seconds in self.phases.seconds.items()},
@@ -268,7 +272,8 @@ def rehearse(plan: dict[str, Any], meeting: Meeting, phases: Phases) -> dict[str
 def agreement(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """What the reports of all ranks say together; problems in words."""
     problems = [f"rank {report['rank']}: {report['problem']}" for report in reports if not report["ok"]]
-    for key, what in (("plan", "another plan"), ("advantages", "other advantages"), ("reason", "another kind of batch")):
+    compared = {"plan": "another plan", "advantages": "other advantages", "reason": "another kind of batch"}
+    for key, what in compared.items():
         values = [report.get(key) for report in reports if report["ok"]]
         common = max(set(values), key=values.count) if values else None
         problems += [f"rank {report['rank']} has {what} than most ({report[key]}, {common})"
@@ -283,13 +288,14 @@ def say(document: dict[str, Any], as_json: bool, quiet: bool) -> None:
         print(json.dumps(document, indent=2))
         return
     if not quiet:
-        print(f"rank 0 of {document['environment']['WORLD_SIZE'] or 1} (launcher: {document['launcher']}), mode {document['mode']}")
+        ranks = document["environment"]["WORLD_SIZE"] or 1
+        print(f"rank 0 of {ranks} (launcher: {document['launcher']}), mode {document['mode']}")
         print(f"would start: {' '.join(document['command'])}")
         for report in document["ranks"]:
             if report["ok"]:
                 seconds = ", ".join(f"{name} {value:.3f}" for name, value in report["seconds"].items())
-                print(f"rank {report['rank']}: ok; kept {report['kept']} of {report['rows']} rows ({report['reason']}), "
-                      f"logged {report['rows_logged']}; seconds: {seconds}")
+                print(f"rank {report['rank']}: ok; kept {report['kept']} of {report['rows']} rows "
+                      f"({report['reason']}), logged {report['rows_logged']}; seconds: {seconds}")
     for warning in dict.fromkeys(line for report in document["ranks"] for line in report.get("warnings", ())):
         print(f"warning: {warning}")
     for problem in document["problems"]:
@@ -312,7 +318,8 @@ def gather(plan: dict[str, Any], meeting: Meeting, phases: Phases) -> list[dict[
     if meeting.rank != 0:
         return [report]
     heard = [meeting.hear(f"report-{rank}") for rank in range(meeting.ranks)]
-    return [json.loads(text) if text is not None else absent(rank, plan["limit_seconds"]) for rank, text in enumerate(heard)]
+    limit = plan["limit_seconds"]
+    return [json.loads(text) if text is not None else absent(rank, limit) for rank, text in enumerate(heard)]
 
 
 def take_leave(meeting: Meeting, ready: bool) -> bool:

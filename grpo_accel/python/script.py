@@ -100,7 +100,8 @@ def examine(path: str | Path, seam_modules, pipelines=(), refused=()) -> Finding
     tree = ast.parse(source, filename=str(path))
     names = imports(tree)
     found = Findings(
-        has_mask=any(_is_mask(node) for node in ast.walk(tree)), other_kind=any(_is_kind(node) for node in ast.walk(tree)),
+        has_mask=any(_is_mask(node) for node in ast.walk(tree)),
+        other_kind=any(_is_kind(node) for node in ast.walk(tree)),
         plain_pipelines=sorted(name for name in pipelines if f"diffusers.{name}" in names),
     )
     for module in sorted(name for name in names if name == HOST or name.startswith(HOST + ".")):

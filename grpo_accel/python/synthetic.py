@@ -74,11 +74,12 @@ def shapes_for(rehearsal: dict[str, Any]) -> Shapes:
     texts = probe_texts(rehearsal["probe"])
     layout = _layout(texts["schema"])
     attention, maps = layout.get("attention"), layout.get("x0") or layout.get("cfg")
+    blocks = max(attention[0] // rehearsal["statistics"], 1) if attention else len(plain.block_names)
     scores = [layout[name][0] for name in ("preview", "lookahead", "distilled") if name in layout]
     return replace(
         plain, model=texts["model"], steps_total=int(texts["steps_total"]),
         latent=maps or plain.latent, tokens=attention[1:] if attention else plain.tokens,
-        block_names=_names(choice, named, max(attention[0] // rehearsal["statistics"], 1)) if attention else plain.block_names,
+        block_names=_names(choice, named, blocks),
         hidden_values=layout.get("hidden", (plain.hidden_values,))[0],
         prompt_values=layout.get("prompt", (plain.prompt_values,))[0], scores=scores[0] if scores else 1,
     )
@@ -114,9 +115,11 @@ class Rollouts:
             for tap in range(len(batch.blocks())):
                 query, key_image = (self._tensor(rows, HEADS, image, HEAD_SIZE) for _ in range(2))
                 content = torch.ones(rows, shapes.text_tokens, dtype=torch.uint8)
-                batch.observe_attention(tap, query, key_image, self._tensor(rows, HEADS, shapes.text_tokens, HEAD_SIZE), content)
+                key_text = self._tensor(rows, HEADS, shapes.text_tokens, HEAD_SIZE)
+                batch.observe_attention(tap, query, key_image, key_text, content)
         if "x0" in self.inputs:
-            batch.observe_latent(self._tensor(rows, *shapes.latent), self._tensor(rows, *shapes.latent), shapes.sigmas[step])
+            latent, velocity = (self._tensor(rows, *shapes.latent) for _ in range(2))
+            batch.observe_latent(latent, velocity, shapes.sigmas[step])
         if "cfg" in self.inputs:
             batch.observe_guidance(self._tensor(rows, *shapes.latent), self._tensor(rows, *shapes.latent))
         for name, values in (("hidden", shapes.hidden_values), ("prompt", shapes.prompt_values)):
