@@ -66,7 +66,8 @@ def main() -> None:
     family = family_of(pipeline)
     if arguments.long and not family.long_padding:
         parser.error(f"the family {family.name} has one length of prompts only")
-    given = {"steps": arguments.steps, "guidance_scale": arguments.guidance, "window": (0, 0) if arguments.ode else None}
+    window = (0, 0) if arguments.ode else None
+    given = {"steps": arguments.steps, "guidance_scale": arguments.guidance, "window": window}
     settings = replace(family.settings, **{name: value for name, value in given.items() if value is not None})
     prompts = load_prompts("test")[:: arguments.every]
     lengths = family.long_padding if arguments.long else {}

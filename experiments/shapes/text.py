@@ -38,7 +38,7 @@ def byte_alphabet() -> list[str]:
 
 
 def learn_merges(spellings: list[list[str]]) -> list[tuple[str, str]]:
-    """BPE merges, most frequent pair first, until every one of the ``spellings``, lists of symbols, is a single token."""
+    """BPE merges, most frequent pair first, until each of the ``spellings``, lists of symbols, is a single token."""
     spellings = [[*symbols] for symbols in spellings]
     merges = []
     while True:

@@ -52,7 +52,7 @@ def new_decoder():
     )
 
 
-def train(network, inputs: torch.Tensor, images: torch.Tensor, updates: int, rows: int = 64, rate: float = 3e-3) -> float:
+def train(network, inputs: torch.Tensor, images: torch.Tensor, updates: int, rows=64, rate=3e-3) -> float:
     """Squared error against the VAE's images; returns that of the last update."""
     optimiser = torch.optim.AdamW(network.decoder.parameters(), lr=rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=updates)
@@ -85,7 +85,8 @@ def main() -> None:
     torch.manual_seed(0)
     pipeline = load(MODEL)
     prompts = load_prompts("train")
-    inputs = torch.cat([latents(pipeline, prompts[start : start + 128], seed=start) for start in range(0, len(prompts), 128)])
+    starts = range(0, len(prompts), 128)
+    inputs = torch.cat([latents(pipeline, prompts[start : start + 128], seed=start) for start in starts])
     with torch.no_grad():
         images = decode(pipeline.vae, inputs)
     network = new_decoder()

@@ -107,7 +107,8 @@ def train_vae(family: Family, log: Path):
             values = {"l1": F.l1_loss(output, batch).item(), "kl": kl.item(), "seconds": time.time() - start}
             log_line(log, stage="vae", step=step, **values)
     with torch.no_grad():
-        family.standardise(vae.eval(), torch.cat([family.posterior(vae, part).mean for part in images[:2048].split(256)]))
+        vae.eval()
+        family.standardise(vae, torch.cat([family.posterior(vae, part).mean for part in images[:2048].split(256)]))
     return vae
 
 
@@ -133,8 +134,8 @@ def follow_vae(name: str, work: Path) -> None:
         error = F.mse_loss(family.posterior(vae, batch).mean, wanted)
         optimizer.step(reconstruction(output, batch) + error, step)
         if step % 50 == 0 or step == family.vae_steps - 1:
-            values = {"l1": F.l1_loss(output, batch).item(), "latent_error": error.item(), "seconds": time.time() - start}
-            log_line(work / "training_log.jsonl", stage="vae", step=step, **values)
+            values = {"l1": F.l1_loss(output, batch).item(), "latent_error": error.item()}
+            log_line(work / "training_log.jsonl", stage="vae", step=step, **values, seconds=time.time() - start)
     vae.eval().save_pretrained(work / "vae")
 
 
@@ -330,7 +331,7 @@ def rate_share(family: Family, stage: str, step: int, steps: int) -> float:
     return warm if family.distil_steps else warm * min(1.0, 2.5 * (steps - step) / steps)
 
 
-def evaluate(family: Family, network, work: Path, conditions: dict, stage: str, ranks: int, rank: int) -> dict[str, float]:
+def evaluate(family: Family, network, work: Path, conditions: dict, stage: str, ranks: int, rank: int) -> dict:
     """Mean reward and mean within-prompt deviation, held-out prompts x 4; ranks share the prompts."""
     first, held_out = len(load_prompts("train")), load_prompts("test")
     chosen = list(range(3 * rank, len(held_out), 3 * ranks))

@@ -70,7 +70,8 @@ class Family:
 
     def statistics(self, vae) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean, deviation) of raw latents, each [C, 1, 1] or [1, 1, 1], as the pipeline reads them."""
-        return torch.full((1, 1, 1), vae.config.shift_factor or 0.0), torch.full((1, 1, 1), 1.0 / vae.config.scaling_factor)
+        shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
+        return torch.full((1, 1, 1), shift), torch.full((1, 1, 1), 1.0 / scale)
 
     def standardise(self, vae, raw: torch.Tensor) -> None:
         """Notes in the VAE's configuration what :meth:`statistics` reads from there."""
@@ -211,8 +212,8 @@ def from_files(classes_and_writers: list[tuple]) -> list:
 
 def channel_statistics(vae) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean, deviation) of the latents' channels, each [C, 1, 1], of a VAE that configures them one by one."""
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (vae.config.latents_mean, vae.config.latents_std))
-    return mean, deviation
+    mean, deviation = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+    return mean[:, None, None], deviation[:, None, None]
 
 
 def prefix_keys(path: Path, prefix: str) -> None:

@@ -123,8 +123,8 @@ class SDXL(Family):
             raise ValueError("the SDXL-like family samples by plain Euler steps: give an empty window")
         scheduler = make_scheduler()
         scheduler.set_timesteps(settings.steps)
-        noise = torch.randn((len(conditions["text"]), *self.latent_shape), generator=torch.Generator().manual_seed(seed))
-        latents = noise * scheduler.init_noise_sigma
+        shape, generator = (len(conditions["text"]), *self.latent_shape), torch.Generator().manual_seed(seed)
+        latents = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
         for level in scheduler.timesteps:
             scaled = scheduler.scale_model_input(latents, level)
             output = self.velocity(network, scaled, level.item(), conditions, empty, settings.guidance_scale)
