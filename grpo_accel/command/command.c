@@ -74,6 +74,31 @@ static const ga_option evaluate_options[] = {
     {"gate", "RHO", "least lower bound of the within-group Spearman for the answer yes (default: 0)"},
     COMMON_OPTIONS,
 };
+static const ga_option seeds_options[] = {
+    {"model", "FOLDER", "a diffusers pipeline (a folder, or a name that is in the local cache)"},
+    {"prompt", "TEXT", "may be given several times"},
+    {"prompts", "FILE", "a prompt a line"},
+    {"seeds", "N|LIST", "so many seeds from 0 on, or the seeds themselves, as in 3,17,4 (default: 10)"},
+    {"keep", "K|LIST", "seeds of each prompt that go on, at each decision (default: 1)"},
+    {"steps", "K|LIST", "decide after so many denoising steps (default: the probe's, else an eighth of all)"},
+    {"inference-steps", "N", "denoising steps of a whole image (default: the pipeline's)"},
+    {"argument", "NAME=VALUE",
+        "of the pipeline's call, as in guidance_scale=4.5; may be given several times"},
+    {"probe", "FILE", "predicts the reward (safetensors); refused where it was made for something else"},
+    {"scorer", "MODULE:FUNCTION", "called with uint8 images [n, height, width, 3] and n prompts"},
+    {"scorer-command", "COMMAND", "a program that scores image files: see docs/seeds.md"},
+    {"direct", "KIND", "without a probe the scorer judges guesses: lookahead (default) or preview"},
+    {"lookahead-steps", "N", "further forwards of a look-ahead, 1 to 3"},
+    {"decoder", "FOLDER", "AutoencoderTiny that decodes guesses"},
+    {"learn", NULL, "train a probe for this model, prompts and scorer; it becomes OUT/probe.safetensors"},
+    {"inputs", "LIST", "with --learn: what the probe sees (default: x0,hidden,prompt,lookahead)"},
+    {"set", "KEY=VALUE", "a configuration key of the private session"},
+    {"max-rows", "N", "rows of one batch at most (default: 32)"},
+    {"device", "NAME", "as in cuda:0 (default: cuda where there is one)"},
+    {"dtype", "NAME", "float32, float16 or bfloat16 (default: float32 on a CPU, else bfloat16)"},
+    {"out", "FOLDER", "images, previews, index.json and sheet.png; with --learn the probe"},
+    COMMON_OPTIONS,
+};
 static const ga_option rollback_options[] = {
     {"to", "VERSION", "use this version (default: the one before that in use)"},
     COMMON_OPTIONS,
@@ -180,6 +205,15 @@ const ga_command ga_commands[] = {
         "correlation\n"
         "that is possible is given, too.",
         evaluate_options, 0, 0, false, ga_command_evaluate},
+    {"select-seeds", "--model FOLDER --prompt TEXT [--seeds 10] [--keep 1] --out FOLDER",
+        "the best of several seeds; the others are stopped early",
+        "Runs all seeds of a prompt to the decision, and only the most promising ones to the end. Promising "
+        "is what\n"
+        "the probe predicts or, without one, what the scorer says of a look-ahead. --seeds 10 --steps 3,5\n"
+        "--keep 5,1 decides twice. --learn trains a probe; exit code 1, with the figures, where it is not "
+        "worth\n"
+        "using. OUT/index.json says what became of every seed.",
+        seeds_options, 0, 0, false, ga_command_select_seeds},
     {"rollback", "RUN [--to VERSION]", "let a run use an earlier probe again",
         "RUN is a run folder. A job that runs takes the probe at the end of its next updates, one that is "
         "started\n"

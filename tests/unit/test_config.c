@@ -475,6 +475,21 @@ static void auto_and_racing_are_taken(void **state) {
     ga_config_free(&c);
 }
 
+static void a_score_may_stand_in_for_a_probe(void **state) {
+    (void)state;
+    ga_config *c = must_load("mode: prune\n"
+                             "decision: {even_groups: true}\n"
+                             "probe: {direct: lookahead, inputs: [lookahead]}\n"
+                             "record: {enabled: false}\n"
+                             "retrain: {every_updates: 0}\n");
+    assert_int_equal(c->probe.direct, GA_CONFIG_DIRECT_LOOKAHEAD);
+    assert_true(c->decision.even_groups);
+    ga_config_free(&c);
+    must_refuse_with("probe: {direct: lookahead}\n", "probe.direct: probe.inputs does not have that score");
+    must_refuse_with("probe: {direct: preview, path: a.safetensors}\n", "probe.direct: a probe is given too");
+    must_refuse_with("probe: {direct: x0}\n", "probe.direct");
+}
+
 static void every_signal_may_be_named(void **state) {
     (void)state;
     ga_config *c = must_load("decision:\n"
@@ -723,6 +738,7 @@ int main(void) {
         cmocka_unit_test(later_versions_are_refused_by_name),
         cmocka_unit_test(steps_and_shares_must_agree),
         cmocka_unit_test(auto_and_racing_are_taken),
+        cmocka_unit_test(a_score_may_stand_in_for_a_probe),
         cmocka_unit_test(every_signal_may_be_named),
         cmocka_unit_test(defaults_of_training_are_those_of_the_probe),
         cmocka_unit_test(values_must_agree),
