@@ -9,5 +9,6 @@ or, without touching the script: `mpirun -np N grpo-accel run --config accel.yam
 from .attach import attach
 from .library import GrpoAccelError
 from .record import open_record
+from .seeds import Selection, select_seeds
 
-__all__ = ["GrpoAccelError", "attach", "open_record"]
+__all__ = ["GrpoAccelError", "Selection", "attach", "open_record", "select_seeds"]

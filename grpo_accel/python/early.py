@@ -50,6 +50,7 @@ class EarlyRun:
     stopped_step: int | None = None  # the decision that stopped it
     finished: bool = False
     image: Any = None  # as the pipeline returns it, of finished ones
+    score: float | None = None  # of the finished image, where somebody scored it
     preview: np.ndarray | None = None  # uint8 [H, W, 3], where asked for: the guess at the newest decision
 
     @property
@@ -133,31 +134,34 @@ class EarlyRuns:
     # ------------------------------------------------------------------ what callers ask
 
     def run(
-        self, prompts: Sequence[str], seeds: Iterable[int], *, only_early: bool = False, previews: bool = False,
+        self, prompts: Sequence[str], seeds: Iterable[int] | Sequence[Sequence[int]], *, only_early: bool = False, previews: bool = False,
         progress: Callable[[int, int], None] | None = None, **arguments: Any,
     ) -> list[list[EarlyRun]]:
         """Runs every prompt from every seed: a list a prompt, in the order of the seeds; the same for the same seeds.
+        `seeds`: of all prompts, or a list for each, all of them as long.
 
         only_early: the pipeline is left right after the last decision and nothing is finished; what its denoiser said is
         kept, so that `resume` does not ask again. arguments: of the pipeline's call. progress(prompts done, all).
         Errors of the pipeline and of the scorer pass unchanged.
         """
-        prompts, seeds = list(prompts), [int(seed) for seed in seeds]
+        prompts = list(prompts)
+        seeds = _seeds_of(prompts, list(seeds))
         self._check_call(prompts, seeds, arguments)
+        count = len(seeds[0])
         self._memory.meet(arguments)
         done: list[list[EarlyRun]] = []
         with _Sessions(self) as sessions:
             while len(done) < len(prompts):
-                fits = self.max_rows // len(seeds)
-                part = prompts[len(done):][: max(fits, 1)]
+                fits = self.max_rows // count
+                part = slice(len(done), len(done) + max(fits, 1))
                 call = _Call(sessions, arguments, previews, only_early)
                 try:
                     if fits and not (only_early and len(self.steps) > 1):
-                        done += self._whole(call, part, seeds)
+                        done += self._whole(call, prompts[part], seeds[part])
                     else:
-                        done.append(self._in_parts(call, part[0], seeds))
+                        done.append(self._in_parts(call, prompts[part][0], seeds[part][0]))
                 except OutOfMemory as error:
-                    self._shrink(min(self.max_rows, len(part) * len(seeds)), error)
+                    self._shrink(min(self.max_rows, len(prompts[part]) * count), error)
                     continue
                 if progress is not None:
                     progress(len(done), len(prompts))
@@ -189,14 +193,14 @@ class EarlyRuns:
 
     # ------------------------------------------------------------------ one batch, or a prompt in parts
 
-    def _check_call(self, prompts: list[str], seeds: list[int], arguments: dict) -> None:
-        if not prompts or not seeds:
-            raise GrpoAccelError("argument", "no prompts, or no seeds")
-        for name, values in (("prompts", prompts), ("seeds", seeds)):
+    def _check_call(self, prompts: list[str], seeds: list[list[int]], arguments: dict) -> None:
+        if not prompts or len(seeds) != len(prompts) or not seeds[0] or any(len(some) != len(seeds[0]) for some in seeds):
+            raise GrpoAccelError("argument", "no prompts, no seeds, or not as many seeds for each prompt")
+        for name, values in (("prompts", prompts), *(("seeds", some) for some in seeds)):
             if len(set(values)) != len(values):
                 raise GrpoAccelError("argument", f"{name}: one of them is given twice")
-        if self.keep[0] > len(seeds):
-            raise GrpoAccelError("argument", f"keep: {self.keep[0]} of {len(seeds)} seeds")
+        if self.keep[0] > len(seeds[0]):
+            raise GrpoAccelError("argument", f"keep: {self.keep[0]} of {len(seeds[0])} seeds")
         given = [name for name in OURS if name in arguments]
         if given:
             raise GrpoAccelError("argument", f"{given[0]} can't be given: prompts and seeds decide it")
@@ -209,11 +213,12 @@ class EarlyRuns:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _whole(self, call: _Call, prompts: list[str], seeds: list[int]) -> list[list[EarlyRun]]:
+    def _whole(self, call: _Call, prompts: list[str], seeds: list[list[int]]) -> list[list[EarlyRun]]:
         """Some prompts with all their seeds in one batch; the session decides."""
-        keep = [len(seeds)] if call.only_early else self.keep
-        runs = self._batch(call, prompts, [seeds] * len(prompts), self.steps, keep)
-        return [runs[first: first + len(seeds)] for first in range(0, len(runs), len(seeds))]
+        count = len(seeds[0])
+        keep = [count] if call.only_early else self.keep
+        runs = self._batch(call, prompts, seeds, self.steps, keep)
+        return [runs[first: first + count] for first in range(0, len(runs), count)]
 
     def _in_parts(self, call: _Call, prompt: str, seeds: list[int]) -> list[EarlyRun]:
         """A prompt whose seeds are more than one batch may have: each part up to the decision, then the best of all."""
@@ -548,6 +553,13 @@ def _even(by_prompt: dict[str, list[int]]) -> list[tuple[list[str], list[list[in
     for prompt, seeds in by_prompt.items():
         counts.setdefault(len(seeds), []).append(prompt)
     return [(prompts, [by_prompt[prompt] for prompt in prompts]) for prompts in counts.values()]
+
+
+def _seeds_of(prompts: list[str], seeds: list) -> list[list[int]]:
+    """A list of seeds for each prompt."""
+    if seeds and isinstance(seeds[0], Sequence):
+        return [[int(seed) for seed in some] for some in seeds]
+    return [[int(seed) for seed in seeds] for _ in prompts]
 
 
 def _or_least(value: float) -> float:
