@@ -1,6 +1,7 @@
 """Runs of flow-grpo's scripts, each made once a session; UPSTREAM_RUNS, a folder, keeps them over sessions."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def runs(folders):
         out = folders / "-".join(filter(None, [name, mode or "alone", label]))
         if not all((out / f"rank-{rank}-end.json").is_file() for rank in range(running.RANKS)):
             folder = model(script)
+            shutil.rmtree(out, ignore_errors=True)  # of a run that was broken off
             out.mkdir()
             accel, path = None, None
             if mode is not None:

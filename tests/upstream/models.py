@@ -68,7 +68,8 @@ def write_qwen_edit(_, folder):
     torch.manual_seed(0)
     plain = family.make_pipeline(family.make_vae(), randomised(family.make_network()))
     leave_out_videos(Qwen2VLProcessor)
-    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56), plain.tokenizer)
+    # Not resized: the script's pictures lie in -1…1, which only the processor that wants torchvision resizes.
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(do_resize=False), plain.tokenizer)
     save(family, QwenImageEditPipeline(**plain.components, processor=processor), folder)
 
 

@@ -1,6 +1,7 @@
 """TRL's DDPOTrainer in its last release: rows are stopped while it samples, and keep their place in its training."""
 
 import os
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -38,6 +39,7 @@ def job(folders):
             model = folders / "model-sd15"
             if not (model / "model_index.json").is_file():
                 running.write_model(HOST, model)
+            shutil.rmtree(out, ignore_errors=True)  # of a run that was broken off
             out.mkdir()
             command = [str(running.python(HOST))]
             if mode is not None:

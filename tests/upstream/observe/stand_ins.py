@@ -3,7 +3,7 @@
 `wandb`: a run that is open; train_sd3_GRPO_Guard.py logs to one that it never opens.
 `cuda`: calls that choose or count GPUs do nothing, the group speaks gloo instead of nccl and FSDP shards on the CPU.
 `checkpoints`: none are saved; torch 2.13 crashes where FSDP collects weights on the CPU.
-`references`: pictures to edit are brought to 32 x 32 and not to 1024 x 1024, and their processor has no part for
+`references`: pictures to edit are brought to 28 x 28 and not to 1024 x 1024, and their processor has no part for
 videos, which would want torchvision.
 """
 
@@ -47,7 +47,7 @@ def leave_out_videos(processor):
 
 def small_references(module):
     leave_out_videos(module.Qwen2VLProcessor)
-    module.calculate_dimensions = lambda area, ratio: (32, 32, None)
+    module.calculate_dimensions = lambda area, ratio: (28, 28, None)
 
 
 STAND_INS = {
