@@ -2,7 +2,8 @@
 
 Used as ``--config experiments/mini_flow_grpo/config.py:NAME``.
 
-``shapes_window`` trains on the first steps only (the others follow the ODE), ``shapes_sde`` on all steps.
+``shapes_window`` trains on the first steps only (the others follow the ODE), ``shapes_sde`` on all steps;
+``shapes_flux``, ``shapes_qwen`` and ``shapes_sdxl`` are the first with the other models.
 ``test_window`` and ``test_sde`` are the same in miniature, the first with an adapter. Any field can be
 overridden on the command line, for instance ``--config.num_epochs=20 --config.sample.num_groups=4``.
 """
@@ -82,6 +83,32 @@ def shapes_window():
     return base()
 
 
+def shapes_flux():
+    """The FLUX-like model: guidance is an argument of its transformer, so a step is one forward."""
+    config = base()
+    config.pretrained.model = str(SHAPES / "models" / "flux")
+    config.sample.guidance_scale = 3.5
+    return config
+
+
+def shapes_qwen():
+    """The Qwen-Image-like model under classifier-free guidance."""
+    config = base()
+    config.pretrained.model = str(SHAPES / "models" / "qwen")
+    config.sample.guidance_scale = 3.0
+    return config
+
+
+def shapes_sdxl():
+    """The SDXL-like model under classifier-free guidance; the UNet's embeddings of time and pooled text learn."""
+    config = base()
+    config.pretrained.model = str(SHAPES / "models" / "sdxl")
+    config.trained_modules = ("time_embedding.", "add_embedding.")
+    config.sample.guidance_scale = 4.0
+    config.sample.noise_level = 0.5  # share of the noise that an ancestral step could add
+    return config
+
+
 def shapes_sde():
     config = base()
     config.sample.sde_window_size = 0
@@ -111,7 +138,12 @@ def test_sde():
     return _tiny(shapes_sde())
 
 
-CONFIGS = {f.__name__: f for f in (shapes_window, shapes_sde, test_window, test_sde)}
+CONFIGS = {
+    function.__name__: function
+    for function in (
+        shapes_window, shapes_flux, shapes_qwen, shapes_sdxl, shapes_sde, test_window, test_sde,
+    )
+}
 
 
 def get_config(name="shapes_window"):
