@@ -27,6 +27,15 @@ PROMPTS = ["a red circle left of a blue square", "two green triangles"]
 pytest.importorskip("diffusers", reason="the models are diffusers folders")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small networks gain nothing from more threads, and on busy cores these wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def untrained(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("untrained") / request.param
@@ -81,13 +90,13 @@ def test_sampler_without_noise_is_the_pipelines(shipped):
 
 
 def test_shipped_model_draws_what_is_asked(shipped):
-    prompts = [prompt for prompt in load_prompts("test")[::6] for _ in range(4)]
+    prompts = [prompt for prompt in load_prompts("test")[::6] for _ in range(3)]
     images = draw(shipped, prompts, seed=3)
     assert torch.isfinite(images).all()
-    rewards = np.array(score(images, prompts)).reshape(-1, 4)
+    rewards = np.array(score(images, prompts)).reshape(-1, 3)
     assert rewards.mean() > 0.45
     assert rewards.std(1, ddof=1).mean() > 0.12
-    shifted = prompts[8:] + prompts[:8]
+    shifted = prompts[9:] + prompts[:9]
     assert rewards.mean() > np.mean(score(images, shifted)) + 0.1
 
 
