@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,27 @@ MODES = {
 def folders(tmp_path_factory):
     kept = os.environ.get("UPSTREAM_RUNS")
     return Path(kept) if kept else tmp_path_factory.mktemp("upstream")
+
+
+@pytest.fixture(scope="session")
+def differs(folders):
+    """``differs(script)``: by how much kept rows may differ from the same rows among all; 0 unless kernels.py finds, with
+    no grpo-accel in sight, that this machine's kernels depend on the number of rows."""
+    found = {}
+
+    def get(script):
+        if script.model != "sd3":
+            return 0.0
+        if script.model not in found:
+            command = [running.python(script), running.HERE / "kernels.py", folders / "model-sd3", "SD3Transformer2DModel"]
+            asked = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                                   timeout=running.PATIENCE, check=False)
+            assert asked.returncode in (0, 1) and "largest difference" in asked.stdout, asked.stderr[-2000:]
+            found[script.model] = 1e-5 * asked.returncode
+            print(f"kernels.py: {asked.stdout.strip()}")
+        return found[script.model]
+
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from observe.stand_ins import leave_out_videos  # noqa: E402
 
 CHANNELS = 16  # of Wan's latents
 NARROW = {"attention_head_dim": 16, "num_attention_heads": 2, "num_layers": 2}
-sd3.TRANSFORMER.update(num_layers=2)  # narrower ones meet matrix kernels that depend on the number of rows
+sd3.TRANSFORMER.update(num_layers=2)
 flux.TRANSFORMER.update(NARROW, num_layers=1, num_single_layers=1, axes_dims_rope=(4, 4, 8))
 qwen.TRANSFORMER.update(NARROW, axes_dims_rope=(8, 4, 4))
 

@@ -100,8 +100,8 @@ def test_training_shrinks_where_the_script_has_a_mask(runs, script):
 
 
 @every_script
-def test_kept_rows_are_those_of_a_run_without_grpo_accel(runs, script):
-    """Latents and rewards of kept rows, from the same weights; bit for bit where kernels of 4 rows and of 8 agree."""
+def test_kept_rows_are_those_of_a_run_without_grpo_accel(runs, differs, script):
+    """Latents and rewards of kept rows, from the same weights; bit for bit where this machine's kernels allow it."""
     for observed, alone in zip(runs(script.name, "prune"), runs(script.name), strict=True):
         first, expected = observed.updates[0], alone.updates[0]
         for name in ("advantages", "latents", "reward_avg"):
@@ -110,8 +110,10 @@ def test_kept_rows_are_those_of_a_run_without_grpo_accel(runs, script):
         kept = kept_rows(observed, 1)
         mine, other = observed.updates[1], alone.updates[1]
         np.testing.assert_array_equal(mine["prompts"], other["prompts"])
-        np.testing.assert_array_equal(mine["latents"][kept], other["latents"][kept])
-        np.testing.assert_array_equal(observed.own("reward_avg", 1)[kept], alone.own("reward_avg", 1)[kept])
+        allowed = differs(script)
+        np.testing.assert_allclose(mine["latents"][kept], other["latents"][kept], rtol=0, atol=allowed)
+        rewards = observed.own("reward_avg", 1)[kept], alone.own("reward_avg", 1)[kept]
+        np.testing.assert_allclose(*rewards, rtol=0, atol=10 * allowed)
 
 
 @every_script
