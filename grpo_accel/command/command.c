@@ -99,6 +99,35 @@ static const ga_option seeds_options[] = {
     {"out", "FOLDER", "images, previews, index.json and sheet.png; with --learn the probe"},
     COMMON_OPTIONS,
 };
+static const ga_option prompts_options[] = {
+    {"model", "FOLDER", "a diffusers pipeline (a folder, or a name that is in the local cache)"},
+    {"prompt", "TEXT", "what is wanted"},
+    {"threshold", "V|qQ|budget:N",
+        "good enough: a prediction, a quantile of the probe's (q0.8), or row-steps to spend"},
+    {"rewriter", "MODULE:FUNCTION|URL",
+        "finds other words: called with the prompt and the tries, or an OpenAI-compatible endpoint"},
+    {"rewriter-model", "NAME", "of the endpoint; a key is read from GRPO_ACCEL_REWRITER_KEY"},
+    {"rewriter-timeout", "S", "of one answer of the endpoint (default: 30)"},
+    {"rounds", "N", "rewritings at most (default: 4)"},
+    {"seeds", "N|LIST", "of each wording: so many from 0 on, or the seeds themselves (default: 2)"},
+    {"step", "K", "decide after so many denoising steps (default: the probe's, else an eighth of all)"},
+    {"inference-steps", "N", "denoising steps of a whole image (default: the pipeline's)"},
+    {"argument", "NAME=VALUE", "of the pipeline's call; may be given several times"},
+    {"probe", "FILE", "predicts the reward (safetensors); refused where it was made for something else"},
+    {"scorer", "MODULE:FUNCTION",
+        "called with uint8 images [n, height, width, 3] and n times the prompt as asked"},
+    {"scorer-command", "COMMAND", "the same, reading JSON lines with image and prompt, writing numbers"},
+    {"direct", "KIND", "without a probe the scorer judges guesses: lookahead (default) or preview"},
+    {"lookahead-steps", "N", "further forwards of a look-ahead, 1 to 3"},
+    {"decoder", "FOLDER", "AutoencoderTiny that decodes guesses"},
+    {"set", "KEY=VALUE", "a configuration key of the private session"},
+    {"max-rows", "N", "rows of one batch at most (default: 32)"},
+    {"device", "NAME", "as in cuda:0 (default: cuda where there is one)"},
+    {"dtype", "NAME", "float32, float16 or bfloat16 (default: float32 on a CPU, else bfloat16)"},
+    {"out", "FOLDER", "the image, result.json and events.jsonl"},
+    {"json-lines", NULL, "requests on standard input, a JSON object a line; events on standard output"},
+    COMMON_OPTIONS,
+};
 static const ga_option rollback_options[] = {
     {"to", "VERSION", "use this version (default: the one before that in use)"},
     COMMON_OPTIONS,
@@ -214,6 +243,15 @@ const ga_command ga_commands[] = {
         "worth\n"
         "using. OUT/index.json says what became of every seed.",
         seeds_options, 0, 0, false, ga_command_select_seeds},
+    {"optimize-prompt", "--model FOLDER --prompt TEXT --threshold V --rewriter WHO --out FOLDER",
+        "other wordings of a prompt, judged early; the best is completed",
+        "Each wording runs to the decision from a few seeds. Only where its prediction is below the "
+        "threshold\n"
+        "is the rewriter asked for another. The best of all tried is completed; its first steps are not "
+        "paid\n"
+        "twice. With --json-lines a request is {\"id\": ..., \"prompt\": ..., \"threshold\": ...}; events\n"
+        "early, decision, rewrite, finished, image and error are written as they happen.",
+        prompts_options, 0, 0, false, ga_command_optimize_prompt},
     {"rollback", "RUN [--to VERSION]", "let a run use an earlier probe again",
         "RUN is a run folder. A job that runs takes the probe at the end of its next updates, one that is "
         "started\n"

@@ -83,6 +83,7 @@ ga_exit ga_command_relabel(const ga_call *call);
 ga_exit ga_command_evaluate(const ga_call *call);
 ga_exit ga_command_rollback(const ga_call *call);
 ga_exit ga_command_select_seeds(const ga_call *call);
+ga_exit ga_command_optimize_prompt(const ga_call *call);
 #endif
 #if defined(GA_HAVE_WHATIF)
 ga_exit ga_command_replay(const ga_call *call);

@@ -8,7 +8,8 @@ or, without touching the script: `mpirun -np N grpo-accel run --config accel.yam
 
 from .attach import attach
 from .library import GrpoAccelError
+from .prompts import Optimised, optimize_prompt
 from .record import open_record
 from .seeds import Selection, select_seeds
 
-__all__ = ["GrpoAccelError", "Selection", "attach", "open_record", "select_seeds"]
+__all__ = ["GrpoAccelError", "Optimised", "Selection", "attach", "open_record", "optimize_prompt", "select_seeds"]
