@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 
@@ -41,7 +42,7 @@ def watch(trainer):
 
     def count(_, args, kwargs):
         counts = Seen.trained if torch.is_grad_enabled() else Seen.sampled
-        counts[-1] += len(args[0])
+        counts[-1] += len(args[0] if args else kwargs["sample"])
 
     def observed(inner_epoch, epoch, global_step, batches):
         Seen.advantages.append(torch.cat([batch["advantages"] for batch in batches]).numpy())
@@ -56,6 +57,7 @@ def watch(trainer):
 
 
 def main(model, folder):
+    PartialState(cpu=True)  # TRL logs through accelerate before it makes any state of its own
     config = DDPOConfig(
         num_epochs=EPOCHS, sample_num_steps=STEPS, sample_batch_size=ROWS, sample_num_batches_per_epoch=BATCHES,
         train_batch_size=4, train_gradient_accumulation_steps=1, per_prompt_stat_tracking=True, log_with=None,
