@@ -62,6 +62,7 @@ def main(model, folder):
         num_epochs=EPOCHS, sample_num_steps=STEPS, sample_batch_size=ROWS, sample_num_batches_per_epoch=BATCHES,
         train_batch_size=4, train_gradient_accumulation_steps=1, per_prompt_stat_tracking=True, log_with=None,
         per_prompt_stat_tracking_buffer_size=32, per_prompt_stat_tracking_min_count=4, mixed_precision="no", seed=1,
+        save_freq=100,
     )
     trainer = DDPOTrainer(config, sizes, next_prompt, DefaultDDPOStableDiffusionPipeline(model))
     watch(trainer)
