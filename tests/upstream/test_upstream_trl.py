@@ -78,7 +78,8 @@ def test_kept_rows_are_those_of_a_run_without_grpo_accel(job):
     np.testing.assert_array_equal(seen["advantages"][0], alone["advantages"][0])
     np.testing.assert_array_equal(seen["latents"][0], alone["latents"][0])
     kept = seen["advantages"][1] != 0  # the trainer shuffles rows and steps, in both runs alike
-    np.testing.assert_array_equal(seen["latents"][1][kept], alone["latents"][1][kept])
+    # convolutions of 8 rows and of 16 differ by rounding: 8e-6 of values up to 40 was measured
+    np.testing.assert_allclose(seen["latents"][1][kept], alone["latents"][1][kept], rtol=1e-5, atol=1e-4)
 
 
 def test_the_record_knows_its_prompts(job, folders):
