@@ -22,6 +22,8 @@ def frontier(rows: list[dict]) -> list[dict]:
 
 
 def line(axes, rows: list[dict], **style) -> None:
+    if not rows:
+        return
     share = [100 * row["cost_ratio"] ** -1 for row in rows]
     axes.plot(share, [100 * row["gain_share"] for row in rows], **style)
 
