@@ -44,10 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--command", default="experiments/prompt_optimisation/run")
-    parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    results = report.results(options.work, intents.load_config(options.quick), options.command, round(options.seconds, 1))
+    results = report.results(options.work, intents.load_config(options.quick), options.command)
     folder = options.work if options.quick else intents.HERE
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     images = options.work if options.quick else intents.HERE.parents[1] / "docs" / "images"

@@ -59,7 +59,7 @@ def flat(name: str, rewards: np.ndarray, row_steps: float) -> dict:
     return {"method": name, "n_prompts": len(rewards), "reward": float(np.mean(rewards)), "row_steps": row_steps}
 
 
-def results(work: Path, config: dict, command: str, seconds: float) -> dict:
+def results(work: Path, config: dict, command: str) -> dict:
     batches = judged(work, "lookahead")
     full = joined(batches, FULL)
     first = np.concatenate([batch["methods"][FULL]["first_rewards"] for batch in batches])
@@ -88,7 +88,13 @@ def results(work: Path, config: dict, command: str, seconds: float) -> dict:
         | {"gain_over_first_prompt_share": float(gain)},
         "rows": rows, "settings": settings,
         "choice": {"n_prompts": len(arrays["reward"]), "curve": curve(arrays, config)},
-        "command": command, "seconds": seconds, "versions": versions()}
+        "command": command, "seconds": span(work), "versions": versions()}
+
+
+def span(work: Path) -> float:
+    """Wall seconds from the first file of the work to the last, pauses between interrupted calls with them."""
+    times = [path.stat().st_mtime for path in work.glob("**/*") if path.suffix in (".npz", ".json", ".h5") and path.name != "results.json"]
+    return round(max(times) - min(times), 1)
 
 
 def curve(arrays: dict, config: dict) -> list[dict]:
