@@ -65,9 +65,10 @@ class EarlyRuns:
     steps: denoising steps done at the decision, or an ascending list of up to 3 (successive halving); None: those of
     the probe. keep: seeds of each prompt that go on from there, one number or one a decision. Predictions come from
     `probe` (a file; refused where it was made for another model, step, scheduler or resolution), else they are what
-    `scorer(images [n, 3, H, W] in 0…1, prompts)` gives for one guess of the image, `direct`: "lookahead" (a few big steps) or
-    "preview" (x0). decoder: folder of an AutoencoderTiny for guesses; max_rows: of one batch, halved where memory runs
-    out; options: further configuration keys, such as {"probe.map_size": 8}; run_dir: kept, else a temporary one.
+    `scorer(images [n, 3, H, W] in 0…1, prompts)` gives for one guess of the image, `direct`: "lookahead" (a few big
+    steps) or "preview" (x0). decoder: folder of an AutoencoderTiny for guesses; max_rows: of one batch, halved where
+    memory runs out; options: further configuration keys, such as {"probe.map_size": 8}; run_dir: kept, else a temporary
+    one.
 
     `row_steps`: denoising steps of single rows so far, forwards of look-aheads included.
     """
@@ -95,7 +96,7 @@ class EarlyRuns:
     def _steps_of(self, steps: int | Sequence[int] | None) -> list[int]:
         if steps is None:
             if self.probe is None:
-                raise GrpoAccelError("argument", "steps: after how many denoising steps is it decided? (there is no probe)")
+                raise GrpoAccelError("argument", "steps: there is no probe, so say after how many it is decided")
             return [self.probe.steps[0]]
         steps = [steps] if isinstance(steps, int) else list(steps)
         if self.probe is not None:
@@ -123,7 +124,8 @@ class EarlyRuns:
 
     def _check(self) -> None:
         if len(self.keep) != len(self.steps):
-            raise GrpoAccelError("argument", f"keep: {len(self.keep)} numbers for {len(self.steps)} decision steps; one each")
+            raise GrpoAccelError(
+                "argument", f"keep: {len(self.keep)} numbers for {len(self.steps)} decision steps; one each")
         if any(count < 1 for count in self.keep) or any(a < b for a, b in zip(self.keep, self.keep[1:])):
             raise GrpoAccelError("argument", f"keep: {self.keep} is no falling list of seeds that go on, at least 1")
         if self.max_rows < 1:
@@ -134,14 +136,14 @@ class EarlyRuns:
     # ------------------------------------------------------------------ what callers ask
 
     def run(
-        self, prompts: Sequence[str], seeds: Iterable[int] | Sequence[Sequence[int]], *, only_early: bool = False, previews: bool = False,
-        progress: Callable[[int, int], None] | None = None, **arguments: Any,
+        self, prompts: Sequence[str], seeds: Iterable[int] | Sequence[Sequence[int]], *, only_early: bool = False,
+        previews: bool = False, progress: Callable[[int, int], None] | None = None, **arguments: Any,
     ) -> list[list[EarlyRun]]:
         """Runs every prompt from every seed: a list a prompt, in the order of the seeds; the same for the same seeds.
         `seeds`: of all prompts, or a list for each, all of them as long.
 
-        only_early: the pipeline is left right after the last decision and nothing is finished; what its denoiser said is
-        kept, so that `resume` does not ask again. arguments: of the pipeline's call. progress(prompts done, all).
+        only_early: the pipeline is left right after the last decision and nothing is finished; what its denoiser said
+        is kept, so that `resume` does not ask again. arguments: of the pipeline's call. progress(prompts done, all).
         Errors of the pipeline and of the scorer pass unchanged.
         """
         prompts = list(prompts)
@@ -168,8 +170,8 @@ class EarlyRuns:
         return done
 
     def resume(self, rows: Sequence[tuple[str, int]], **arguments: Any) -> list[EarlyRun]:
-        """Finishes (prompt, seed) rows, in their order. Steps that `run(only_early=True)` has already asked the denoiser
-        for, under the same arguments, are not asked again; the images are those of a run in one go."""
+        """Finishes (prompt, seed) rows, in their order. Steps that `run(only_early=True)` has already asked the
+        denoiser for, under the same arguments, are not asked again; the images are those of a run in one go."""
         self._memory.meet(arguments)
         done: dict[tuple[str, int], EarlyRun] = {}
         by_prompt: dict[str, list[int]] = {}
@@ -194,7 +196,7 @@ class EarlyRuns:
     # ------------------------------------------------------------------ one batch, or a prompt in parts
 
     def _check_call(self, prompts: list[str], seeds: list[list[int]], arguments: dict) -> None:
-        if not prompts or len(seeds) != len(prompts) or not seeds[0] or any(len(some) != len(seeds[0]) for some in seeds):
+        if not prompts or len(seeds) != len(prompts) or not seeds[0] or len(set(map(len, seeds))) > 1:
             raise GrpoAccelError("argument", "no prompts, no seeds, or not as many seeds for each prompt")
         for name, values in (("prompts", prompts), *(("seeds", some) for some in seeds)):
             if len(set(values)) != len(values):
@@ -369,7 +371,9 @@ class _Sessions:
 class EarlyRollout(Rollout):
     """A batch that notes what is predicted at each decision, and may end there."""
 
-    def __init__(self, runtime, pipeline, runs: list[EarlyRun], arguments: dict, recall: _Recall | None, previews: bool):
+    def __init__(
+        self, runtime, pipeline, runs: list[EarlyRun], arguments: dict, recall: _Recall | None, previews: bool,
+    ):
         taps = runtime.taps_of(pipeline)
         if taps is None:
             raise GrpoAccelError("argument", runtime.last_warning)
@@ -382,7 +386,8 @@ class EarlyRollout(Rollout):
         self._counted_step = -1
 
     def denoise(self, module, args, kwargs):
-        return super().denoise(module if self._recall is None else self._recall.of_call(module, self.taps), args, kwargs)
+        asked = module if self._recall is None else self._recall.of_call(module, self.taps)
+        return super().denoise(asked, args, kwargs)
 
     def take_images(self, images) -> None:
         for row in self.kept():

@@ -1,7 +1,8 @@
 """A probe for a model, a list of prompts and a scorer, from rollouts that are made for it.
 
-Shadow rollouts with the record on, `grpo-accel train` on four fifths of the prompts, `grpo-accel evaluate` on the rest, and
-what the probe is worth there: the share of the best-of-n gain that its favourite has, with an interval over prompts.
+Shadow rollouts with the record on, `grpo-accel train` on four fifths of the prompts, `grpo-accel evaluate` on the
+rest, and what the probe is worth there: the share of the best-of-n gain that its favourite has, with an interval over
+prompts.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def learn(
     steps: Sequence[int] | None, inputs: Sequence[str], lookahead_steps: int | None, decoder: str | None, max_rows: int,
     options: Mapping[str, Any], quiet: bool, arguments: Mapping[str, Any],
 ) -> dict:
-    """Writes OUT/probe.safetensors, OUT/probe.json (settings and figures) and OUT/{learn,judge}/record. `useful` is false
-    where the probe's favourite is not surely better than a seed drawn by chance."""
+    """Writes OUT/probe.safetensors, OUT/probe.json (settings and figures) and OUT/{learn,judge}/record. `useful` is
+    false where the probe's favourite is not surely better than a seed drawn by chance."""
     if len(prompts) < PROMPTS_MIN:
         raise GrpoAccelError("argument", f"--learn: {len(prompts)} prompts; at least {PROMPTS_MIN}, better hundreds")
     if len(seeds) < 2:
@@ -58,7 +59,8 @@ def learn(
     config = _write_config(out / "learn.yaml", out / "learn", step[0], settings)
     _program(["train", "--data", out / "learn", "--out", probe, "--config", config, *(["--quiet"] if quiet else [])])
     figures = json.loads(_program(
-        ["evaluate", "--probe", probe, "--data", out / "judge", "--predictions", out / "judge.csv", "--json"], codes=(0, 1)))
+        ["evaluate", "--probe", probe, "--data", out / "judge", "--predictions", out / "judge.csv", "--json"],
+        codes=(0, 1)))
     return _report(out, probe, step[0], settings, parts, figures)
 
 
@@ -75,7 +77,8 @@ def _settings(inputs: Sequence[str], lookahead_steps: int | None, decoder: str |
 def _write_config(path: Path, run_dir: Path, step: int, settings: Mapping) -> Path:
     """A YAML file (JSON is YAML) of the session that only watches."""
     tree: dict[str, Any] = {"version": 1, "mode": "shadow", "run_dir": str(run_dir), "decision": {"step": step}}
-    fixed = {"retrain.every_updates": 0, "retrain.on_drift": False, "metrics.wandb": "false", "distributed.transport": "local"}
+    fixed = {"retrain.every_updates": 0, "retrain.on_drift": False, "metrics.wandb": "false",
+             "distributed.transport": "local"}
     for key, value in {**fixed, **settings}.items():
         *folders, name = key.split(".")
         place = tree
@@ -123,7 +126,8 @@ def _program(arguments: list[Any], codes: tuple[int, ...] = (0,)) -> str:
         raise GrpoAccelError("missing", "the program grpo-accel was not found; set GRPO_ACCEL_PROGRAM to it")
     done = subprocess.run([program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode not in codes:
-        raise GrpoAccelError("data", f"grpo-accel {arguments[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        said = done.stderr.strip()[-500:]
+        raise GrpoAccelError("data", f"grpo-accel {arguments[0]} ended with {done.returncode}: {said}")
     return done.stdout
 
 
@@ -166,7 +170,8 @@ def _report(out: Path, probe: Path, step: int, settings: dict, parts: dict, figu
     probe.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     verdict = "worth using" if useful else "not worth using: not surely better than a seed drawn by chance (0)"
     report["text"] = (
-        f"{probe}: after step {step} of {known.steps_total}, on {figures['n_groups']} prompts that it has not learned from:\n"
-        f"Spearman within prompts {within['value']:.2f} ({within['ci95'][0]:.2f} to {within['ci95'][1]:.2f}); its favourite has "
+        f"{probe}: after step {step} of {known.steps_total}, on {figures['n_groups']} prompts that it has not "
+        f"learned from:\nSpearman within prompts {within['value']:.2f} ({within['ci95'][0]:.2f} to "
+        f"{within['ci95'][1]:.2f}); its favourite has "
         f"{100 * share:.0f} % of the best seed's gain ({100 * low:.0f} to {100 * high:.0f} %): {verdict}")
     return report

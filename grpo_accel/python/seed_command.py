@@ -208,7 +208,8 @@ def answer_of(options: argparse.Namespace) -> tuple[int, dict]:
         raise GrpoAccelError("argument", "--learn needs --scorer or --scorer-command")
     steps = whole_numbers("steps", options.steps) if options.steps else None
     report = learn(
-        pipeline_of(options), prompts_of(options), scorer, Path(options.out), seeds=seeds_of(options.seeds), steps=steps,
+        pipeline_of(options), prompts_of(options), scorer, Path(options.out),
+        seeds=seeds_of(options.seeds), steps=steps,
         inputs=options.inputs.split(","), lookahead_steps=options.lookahead_steps, decoder=options.decoder,
         max_rows=options.max_rows, options=pairs_of("set", options.set), quiet=options.quiet or options.json,
         arguments=call_arguments(options))

@@ -16,8 +16,8 @@ KEPT, STOPPED, TEXT, PAPER = (34, 139, 84), (170, 170, 170), (30, 30, 30), (255,
 
 
 def write(folder: Path, selection: Any, settings: dict) -> None:
-    """OUT/images/PROMPT-SEED.png of finished seeds, OUT/previews/… of the guess at the newest decision, OUT/sheet.png, and
-    OUT/index.json, which names them and comes last."""
+    """OUT/images/PROMPT-SEED.png of finished seeds, OUT/previews/… of the guess at the newest decision, OUT/sheet.png,
+    and OUT/index.json, which names them and comes last."""
     for name in ("images", "previews"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     entries = [
@@ -64,7 +64,7 @@ def as_picture(image: Any) -> Any:
     if array.ndim == 4:  # of a video its middle frame
         array = array[len(array) // 2]
     if array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(f"an image of shape {array.shape} can't be saved; let the pipeline return images (output_type)")
+        raise ValueError(f"an image of shape {array.shape} can't be saved; output_type must be one of images")
     if array.dtype != np.uint8:
         array = (np.clip(array, 0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(array)
@@ -93,8 +93,10 @@ def _tile(page: Any, pen: Any, run: Any, left: int, top: int) -> None:
     if picture is not None:
         tile = as_picture(picture).convert("RGB")
         large = tile.resize((TILE, TILE), Image.Resampling.NEAREST if tile.width < TILE else Image.Resampling.LANCZOS)
-        page.paste(large if run.finished else Image.blend(large, Image.new("RGB", large.size, PAPER), 0.45), (left, top))
-    pen.rectangle((left - 2, top - 2, left + TILE + 1, top + TILE + 1), outline=KEPT if run.finished else STOPPED, width=2)
+        pale = Image.blend(large, Image.new("RGB", large.size, PAPER), 0.45)
+        page.paste(large if run.finished else pale, (left, top))
+    frame = (left - 2, top - 2, left + TILE + 1, top + TILE + 1)
+    pen.rectangle(frame, outline=KEPT if run.finished else STOPPED, width=2)
     words = [f"{run.seed}"] if run.score is None else [f"{run.seed}: true {run.score:.2f}"]
     words.append(f"predicted {run.prediction:.2f}" if math.isfinite(run.prediction) else "not predicted")
     for line, text in enumerate(words):

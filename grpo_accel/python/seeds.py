@@ -30,8 +30,9 @@ SHARE_BEFORE_DECISION = 1 / 8  # of the steps, where nobody says when to decide
 
 @dataclass
 class Selection:
-    """What went on to the end, the best of each prompt first: `images`, and beside them `prompts`, `seeds`, `predictions`
-    (NaN where there is none) and `scores` (None without a scorer). `runs`: every prompt's seeds, stopped ones too.
+    """What went on to the end, the best of each prompt first: `images`, and beside them `prompts`, `seeds`,
+    `predictions` (NaN where there is none) and `scores` (None without a scorer). `runs`: every prompt's seeds, stopped
+    ones too.
 
     row_steps_run, row_steps_full: denoising steps of single rows, forwards of look-aheads counted, and what running
     every seed to the end takes.
@@ -51,20 +52,22 @@ class Selection:
 def select_seeds(
     pipeline: Any, prompt: str | Sequence[str], n: int = 10, keep: int | Sequence[int] = 1, *,
     probe: str | Path | None = None, step: int | None = None, steps: Sequence[int] | None = None,
-    seeds: Sequence[int] | Sequence[Sequence[int]] | None = None, scorer: Callable[..., Any] | None = None, direct: str | None = None,
+    seeds: Sequence[int] | Sequence[Sequence[int]] | None = None, scorer: Callable[..., Any] | None = None,
+    direct: str | None = None,
     lookahead_steps: int | None = None, decoder: str | Path | None = None, max_rows: int = MAX_ROWS,
-    out: str | Path | None = None, progress: bool = True, options: Mapping[str, Any] | None = None, **pipeline_kwargs: Any,
+    out: str | Path | None = None, progress: bool = True, options: Mapping[str, Any] | None = None,
+    **pipeline_kwargs: Any,
 ) -> Selection:
     """Finishes the `keep` most promising of `n` seeds (0 … n−1, or `seeds`, or a list of them a prompt) of each prompt.
 
-    `prompt`: one or several. Promising is what `probe` (a file) predicts after `step` denoising steps; without one, what
-    `scorer(images [n, 3, H, W] in 0…1, prompts)` says of one guess of the image (`direct`: "lookahead" or "preview"). Successive
-    halving: steps=[3, 5], keep=[5, 1]. Finished images are scored, where there is a scorer, and the best comes first.
-    `out`: a folder for images, previews, index.json and sheet.png. The rest goes to the pipeline's call. See `EarlyRuns`
-    for lookahead_steps, decoder, max_rows and options.
+    `prompt`: one or several. Promising is what `probe` (a file) predicts after `step` denoising steps; without one,
+    what `scorer(images [n, 3, H, W] in 0…1, prompts)` says of one guess of the image (`direct`: "lookahead" or
+    "preview"). Successive halving: steps=[3, 5], keep=[5, 1]. Finished images are scored, where there is a scorer, and
+    the best comes first. `out`: a folder for images, previews, index.json and sheet.png. The rest goes to the
+    pipeline's call. See `EarlyRuns` for lookahead_steps, decoder, max_rows and options.
 
-    Raises GrpoAccelError for a probe that was made for something else and for wrong arguments; errors of the pipeline and
-    of the scorer pass unchanged. Either way nothing stays on the pipeline.
+    Raises GrpoAccelError for a probe that was made for something else and for wrong arguments; errors of the pipeline
+    and of the scorer pass unchanged. Either way nothing stays on the pipeline.
     """
     started = time.perf_counter()
     if step is not None and steps is not None:
@@ -95,7 +98,8 @@ def default_step(pipeline: Any, arguments: Mapping[str, Any]) -> int:
         parameter = inspect.signature(type(pipeline).__call__).parameters.get("num_inference_steps")
         given = parameter.default if parameter is not None else None
     if not isinstance(given, int):
-        raise GrpoAccelError("argument", "step: the pipeline does not say how many steps it takes; after how many is it decided?")
+        raise GrpoAccelError(
+            "argument", "step: the pipeline does not say how many steps it takes; after how many is it decided?")
     return max(1, int(given * SHARE_BEFORE_DECISION))
 
 
@@ -112,7 +116,8 @@ def _selection(early: EarlyRuns, runs: list[list[EarlyRun]], scorer: Callable[..
     total = max((run.steps_run for run in finished), default=0)
     return Selection(
         images=[run.image for run in kept], prompts=[run.prompt for run in kept], seeds=[run.seed for run in kept],
-        predictions=[run.prediction for run in kept], scores=[run.score for run in kept] if scorer is not None else None,
+        predictions=[run.prediction for run in kept],
+        scores=[run.score for run in kept] if scorer is not None else None,
         runs=runs, row_steps_run=early.row_steps, row_steps_full=float(total * sum(map(len, runs))), seconds=0.0)
 
 
@@ -125,7 +130,8 @@ def score_finished(runs: Sequence[EarlyRun], scorer: Callable[..., Any]) -> None
     if not runs:
         return
     images = [run.image for run in runs]
-    images = still_images(torch.stack(images) if isinstance(images[0], torch.Tensor) else images, list(range(len(runs))))
+    whole = torch.stack(images) if isinstance(images[0], torch.Tensor) else images
+    images = still_images(whole, list(range(len(runs))))
     for run, value in zip(runs, scorer(images, [run.prompt for run in runs])):
         run.score = float(value)
 
