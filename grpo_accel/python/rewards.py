@@ -211,14 +211,16 @@ def _without_stopped(runtime, ended: EndedUpdate, advantages: Any, frame: Any) -
     kept = ended.kept()
     if all(kept) or samples.masks_zeros(frame) is not False:
         return advantages
+    found = samples.of_frame(frame, len(kept))
+    if found is None:  # not a script of the form that is known, so what it trains on is not known either
+        if runtime.drops_rows:
+            runtime.warn_once(
+                "samples", "the script's samples were not found where it asks for advantages: stopped rows stay")
+        return advantages
     if not runtime.drops_rows:
         runtime.warn_once_in_job(
             "mask", "this script trains on every row, also on those of advantage 0: stopped rows save their rollout and their "
             "reward but not their training; advantage.drop_stopped_rows takes them out of the script's samples")
-        return advantages
-    found = samples.of_frame(frame, len(kept))
-    if found is None:
-        runtime.warn_once("samples", "the script's samples were not found where it asks for advantages: stopped rows stay")
         return advantages
     rows = samples.trained_rows(kept, ended.batches)
     runtime.warn_once_in_job(
