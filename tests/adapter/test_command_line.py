@@ -17,7 +17,10 @@ import written_record  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "configs").glob("*.yaml"))
-COMMANDS = ("run", "train", "relabel", "evaluate", "rollback", "inspect", "verify", "replay", "simulate", "config dump", "config check", "config schema", "config docs", "doctor")
+COMMANDS = (
+    "run", "train", "relabel", "evaluate", "select-seeds", "optimize-prompt", "rollback", "inspect", "verify", "replay", "simulate",
+    "config dump", "config check", "config schema", "config docs", "doctor",
+)
 
 
 def find_program():
@@ -410,7 +413,10 @@ def test_train_writes_a_probe_and_says_how_good_it_is(trained):
 
 def test_evaluate_follows_the_contract(trained, tmp_path):
     data, probe, report = trained
-    found = answer("evaluate", "--probe", probe, "--data", data, "--report", tmp_path / "report")
+    ours = answer("evaluate", "--probe", probe, "--data", data)  # rows that the probe has not learned from
+    assert ours["in_sample"] is False and 0 < ours["n_groups"] < 12 * 2 * written_record.GROUPS
+    found = answer("evaluate", "--probe", probe, "--data", data, "--all-rows", "--report", tmp_path / "report")
+    assert found["in_sample"] is True
     assert {"n_rows", "n_groups", "within", "pooled", "baselines", "kept_energy", "calibration", "by_step", "by_input"} <= set(found)
     assert set(found["within"]) == {"spearman", "pearson", "kendall", "auc_top_quarter", "auc_above_median", "pairwise_accuracy"}
     assert set(found["pooled"]) == {"spearman", "pearson", "auc"}

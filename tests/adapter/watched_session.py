@@ -102,7 +102,7 @@ class Session:
             "run_dir": str(run_dir).encode(),
             "hidden_block": b"middle", "lookahead_steps": 2, "lookahead_guided": 1, "preview_scorers": None,
             "preview_decoder": None, "distilled_lora": None, "distilled_rank": 4, "distilled_every_updates": 1,
-            "distilled_seconds": 60.0, "distilled_pairs": 64, "finals": 0,
+            "distilled_seconds": 60.0, "distilled_pairs": 64, "finals": 0, "drop_stopped_rows": 0,
         }
         self._info = SimpleNamespace(**{**defaults, **fields})
 
