@@ -284,7 +284,9 @@ def test_ddp(watched, pipeline_of, capfd, process_group, name):
     bare = bare_shown(watched, pipeline, host)
     denoiser = getattr(pipeline, host.denoiser).requires_grad_(True)
     wrapped = torch.nn.parallel.DistributedDataParallel(denoiser, find_unused_parameters=True)
-    wrapped.config = denoiser.config  # what pipelines read of their denoiser
+    for name_read in ("config", "cache_context"):  # what pipelines read of their denoiser
+        if hasattr(denoiser, name_read):
+            setattr(wrapped, name_read, getattr(denoiser, name_read))
     setattr(pipeline, host.denoiser, wrapped)
     assert_transparent(watched, pipeline, host, bare, capfd)
     with family_hosts.Caught(pipeline, host) as caught:
