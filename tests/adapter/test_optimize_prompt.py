@@ -16,7 +16,7 @@ import torch
 
 import grpo_accel
 from grpo_accel import prompt_command, prompts
-from grpo_accel.library import GrpoAccelError
+from grpo_accel import GrpoAccelError
 from grpo_accel.prompts import PromptSearch, Threshold
 from grpo_accel.rewriters import ChatRewriter, RewriterFailed, checked, rewriter_of
 

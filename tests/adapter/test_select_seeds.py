@@ -13,7 +13,7 @@ import grpo_accel
 from grpo_accel import early as early_module
 from grpo_accel.early import EarlyRuns
 from grpo_accel.learn import gain_share
-from grpo_accel.library import GrpoAccelError
+from grpo_accel import GrpoAccelError
 from grpo_accel.probe_file import ProbeFile
 
 CALL = {"num_inference_steps": 6, "guidance_scale": 1.0, "max_sequence_length": 16, "height": 32, "width": 32, "output_type": "pt"}

@@ -12,7 +12,7 @@ import torch
 
 from experiments.shapes import world
 from grpo_accel import seed_command
-from grpo_accel.library import GrpoAccelError
+from grpo_accel import GrpoAccelError
 
 SHAPES = Path(__file__).resolve().parents[2] / "experiments" / "shapes" / "models" / "sd3"
 CALL = ["--inference-steps", "4", "--argument", "guidance_scale=1.0", "--argument", "max_sequence_length=16",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from ..steps import Settings, sigmas, step
 Conditions = dict[str, torch.Tensor]
 
 
-class Family:
+class Family(ABC):
     """One kind of host model. Conditions are what the network is told of a prompt, a tensor [N, ...] per name."""
 
     name: str
@@ -34,27 +35,29 @@ class Family:
     guidance_range: tuple[float, float] | None = None  # what the guidance embedding learns, where there is one
     long_padding: dict[str, int] | None = None  # arguments of conditions() for prompts padded as for large models
 
+    @abstractmethod
     def make_vae(self):
-        raise NotImplementedError
+        """A fresh autoencoder."""
 
+    @abstractmethod
     def make_network(self):
-        raise NotImplementedError
+        """A fresh denoiser."""
 
+    @abstractmethod
     def make_pipeline(self, vae, network):
         """The pipeline around the two trained parts; tokenizers and text encoders are fixed by their seeds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_tokenizers(self, folder: Path) -> None:
         """Our own tokenizer files in the model folder, so that old and new transformers read them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def conditions(self, pipeline, prompts: list[str], **lengths: int) -> Conditions:
         """What the pipeline would tell its network of ``prompts``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, network, latents, level, conditions: Conditions, guidance=None) -> torch.Tensor:
         """The network's output [N, C, H, W] at the levels [N]; ``guidance`` [N] for those that embed it."""
-        raise NotImplementedError
 
     def quickened(self, vae):
         """``vae``, computing the same as before by cheaper means where there are any."""
@@ -106,6 +109,10 @@ class Family:
         for path in folder.glob("tokenizer*/*"):
             path.unlink()
         self.write_tokenizers(folder)
+        for path in folder.glob("*/config.json"):  # without the place that a part was loaded from
+            known = json.loads(path.read_text())
+            if known.pop("_name_or_path", None) is not None:
+                path.write_text(json.dumps(known, indent=2) + "\n")
         for path in folder.glob("text_encoder*/config.json"):
             # Newer transformers load in the type named here: single precision, as diffusers loads the other parts.
             edit_json(path, dtype="float32", torch_dtype="float32")
