@@ -16,7 +16,7 @@ from .library import GrpoAccelError
 from .prompts import Optimised, PromptSearch, Threshold, json_line
 from .rewriters import PROMPT_BYTES_MAX, rewriter_of
 from .seed_command import (
-    DONE, EXIT_OF, INPUT, ScorerFailed, call_arguments, pairs_of, pipeline_of, scorer_of, seeds_of, whole_numbers,
+    DONE, EXIT_OF, INPUT, ScorerFailed, add_early_options, call_arguments, pairs_of, pipeline_of, scorer_of, seeds_of, whole_numbers,
 )
 from .seed_files import as_picture
 
@@ -35,22 +35,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seeds", default="2")
     parser.add_argument("--step")
-    parser.add_argument("--inference-steps", type=int)
-    parser.add_argument("--argument", action="append", default=[])
-    parser.add_argument("--probe")
-    parser.add_argument("--scorer")
-    parser.add_argument("--scorer-command")
-    parser.add_argument("--direct", choices=("lookahead", "preview"))
-    parser.add_argument("--lookahead-steps", type=int)
-    parser.add_argument("--decoder")
-    parser.add_argument("--set", action="append", default=[])
-    parser.add_argument("--max-rows", type=int, default=32)
-    parser.add_argument("--device")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"))
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--json", action="store_true")
+    add_early_options(parser)
     parser.add_argument("--json-lines", action="store_true")
-    parser.add_argument("--quiet", action="store_true")
     return parser.parse_args(arguments)
 
 

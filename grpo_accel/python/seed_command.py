@@ -27,14 +27,8 @@ class ScorerFailed(RuntimeError):
     """The user's scorer gave no scores."""
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="grpo-accel select-seeds")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--prompt", action="append", default=[])
-    parser.add_argument("--prompts")
-    parser.add_argument("--seeds", default="10")
-    parser.add_argument("--keep", default="1")
-    parser.add_argument("--steps")
+def add_early_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that runs a pipeline early is told: of the pipeline, of its judge, of what is left behind."""
     parser.add_argument("--inference-steps", type=int)
     parser.add_argument("--argument", action="append", default=[])
     parser.add_argument("--probe")
@@ -43,8 +37,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--direct", choices=("lookahead", "preview"))
     parser.add_argument("--lookahead-steps", type=int)
     parser.add_argument("--decoder")
-    parser.add_argument("--learn", action="store_true")
-    parser.add_argument("--inputs", default="x0,hidden,prompt,lookahead")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--max-rows", type=int, default=32)
     parser.add_argument("--device")
@@ -52,6 +44,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", required=True)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quiet", action="store_true")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="grpo-accel select-seeds")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--prompt", action="append", default=[])
+    parser.add_argument("--prompts")
+    parser.add_argument("--seeds", default="10")
+    parser.add_argument("--keep", default="1")
+    parser.add_argument("--steps")
+    add_early_options(parser)
+    parser.add_argument("--learn", action="store_true")
+    parser.add_argument("--inputs", default="x0,hidden,prompt,lookahead")
     return parser.parse_args(arguments)
 
 
