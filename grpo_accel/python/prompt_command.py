@@ -16,7 +16,8 @@ from .library import GrpoAccelError
 from .prompts import Optimised, PromptSearch, Threshold, json_line
 from .rewriters import PROMPT_BYTES_MAX, rewriter_of
 from .seed_command import (
-    DONE, EXIT_OF, INPUT, ScorerFailed, add_early_options, call_arguments, pairs_of, pipeline_of, scorer_of, seeds_of, whole_numbers,
+    DONE, EXIT_OF, INPUT, ScorerFailed, add_early_options, call_arguments, pairs_of, pipeline_of, scorer_of, seeds_of,
+    whole_numbers,
 )
 from .seed_files import as_picture
 
