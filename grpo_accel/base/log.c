@@ -16,9 +16,9 @@ static void write_standard_error(void *user, int level, const char *line) {
 static struct {
     ga_log_sink sink;
     void *user;
-    atomic_int level;
+    atomic_int chosen, asked; /* level: set by the program; of the environment. -1: not yet */
     char prefix[32];
-} log_state = {write_standard_error, NULL, -1, ""};
+} log_state = {write_standard_error, NULL, -1, -1, ""};
 
 bool ga_log_level_parse(const char *text, ga_log_level *level_out) {
     for (int level = 0; level < 4; level++) {
@@ -33,19 +33,21 @@ bool ga_log_level_parse(const char *text, ga_log_level *level_out) {
 void ga_log_set_sink(ga_log_sink sink, void *user) {
     log_state.sink = sink != NULL ? sink : write_standard_error;
     log_state.user = sink != NULL ? user : NULL;
+    atomic_store(&log_state.asked, -1);
 }
 
 void ga_log_set_level(ga_log_level level) {
-    atomic_store(&log_state.level, (int)level);
+    atomic_store(&log_state.chosen, (int)level);
 }
 
 ga_log_level ga_log_get_level(void) {
-    int level = atomic_load(&log_state.level);
+    const int chosen = atomic_load(&log_state.chosen);
+    int level = chosen >= 0 ? chosen : atomic_load(&log_state.asked);
     if (level < 0) {
         ga_log_level parsed = GA_LOG_INFO;
         (void)ga_log_level_parse(getenv("GRPO_ACCEL_LOG"), &parsed);
         level = (int)parsed;
-        atomic_store(&log_state.level, level);
+        atomic_store(&log_state.asked, level);
     }
     return (ga_log_level)level;
 }

@@ -192,7 +192,7 @@ class Runtime:
             self.warn_once(key, text)
 
     def log_info(self, text: str) -> None:
-        if os.environ.get("GRPO_ACCEL_LOG", "info") in ("info", "debug"):
+        if os.environ.get(terminal.LOG_LEVEL, "info") in ("info", "debug"):
             self.write_log(2, f"rank {self.rank}: {text}")
 
     def degrade(self, what: str, error: Exception) -> None:

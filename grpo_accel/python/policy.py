@@ -75,10 +75,9 @@ class Policy:
         before = kwargs[taps.STATE]
         part = torch.cat([state] * (before.shape[0] // self.rows)).to(before.dtype)
         time = self.process.time(level) / taps.TIME_DIVISOR
-        asked = kwargs[taps.TIME]
         return call({
             **kwargs, taps.STATE: taps.with_image_part(before, part, self.geometry),
-            taps.TIME: torch.full_like(asked, time) if isinstance(asked, torch.Tensor) else type(asked)(time),
+            taps.TIME: _time_like(kwargs[taps.TIME], time),
         })
 
     def _image_part(self, prediction: torch.Tensor) -> torch.Tensor:
@@ -99,6 +98,13 @@ class Policy:
         if unconditional is None:
             return conditional
         return self.taps.guided(self.pipeline, conditional, unconditional, self.arguments).float()
+
+
+def _time_like(asked: Any, time: float) -> Any:
+    """`time` as the host gives its own; between two whole steps (DDIM's int64) it stays between them."""
+    if not isinstance(asked, torch.Tensor):
+        return time
+    return torch.full_like(asked, time, dtype=asked.dtype if asked.is_floating_point() else torch.float32)
 
 
 def conditional_rows(taps, total_rows: int, rows: int) -> slice:

@@ -50,15 +50,21 @@ class ProbeFile:
                 "mismatch", f"{self.path} was made for rollouts of {self.steps_total} steps, this one has {total}")
 
 
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a probe file says of itself. Raises OSError, or ValueError where it is no safetensors file."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else HEADER_BYTES_MAX + 1
+        if length > HEADER_BYTES_MAX:
+            raise ValueError("no safetensors header")
+        return dict(json.loads(file.read(length))["__metadata__"])
+
+
 def read_probe(path: str | os.PathLike[str]) -> ProbeFile:
     """GrpoAccelError where the file is none of ours. Settings stand beside it, as NAME.json, where it was learnt here."""
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > HEADER_BYTES_MAX:
-                raise ValueError("no safetensors header")
-            texts = json.loads(file.read(length))["__metadata__"]
+        texts = read_texts(path)
         beside = path.with_suffix(".json")
         settings = json.loads(beside.read_text())["settings"] if beside.is_file() else {}
         return ProbeFile(
@@ -68,5 +74,5 @@ def read_probe(path: str | os.PathLike[str]) -> ProbeFile:
             spearman=tuple(float(texts[f"within_spearman{end}"]) for end in ("", "_low", "_high")),
             held_groups=int(texts["held_groups"]), settings=settings,
         )
-    except (OSError, ValueError, KeyError, struct.error) as reason:
+    except (OSError, ValueError, KeyError) as reason:
         raise GrpoAccelError("file", f"{path}: no probe file: {type(reason).__name__}: {reason}") from reason

@@ -6,12 +6,12 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from . import terminal
 from .library import GrpoAccelError
 from .prompts import Optimised, PromptSearch, Threshold, json_line
 from .rewriters import PROMPT_BYTES_MAX, rewriter_of
@@ -146,12 +146,11 @@ def run(options: argparse.Namespace) -> tuple[int, dict | None]:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    if options.quiet or options.json or options.json_lines:
-        os.environ.setdefault("GRPO_ACCEL_LOG", "error")
     try:
         if not options.json_lines and (options.prompt is None or options.threshold is None):
             raise GrpoAccelError("argument", "--prompt and --threshold are needed, or --json-lines")
-        code, answer = run(options)
+        with terminal.errors_only(options.quiet or options.json or options.json_lines):
+            code, answer = run(options)
     except GrpoAccelError as error:
         return refuse(options, error.status, str(error))
     except (OSError, ScorerFailed) as error:

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from . import terminal
 from .library import GrpoAccelError
 
 DONE, NO, USAGE, INPUT, MISSING = 0, 1, 2, 3, 4  # exit codes of grpo-accel
@@ -223,10 +223,8 @@ def answer_of(options: argparse.Namespace) -> tuple[int, dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    if options.quiet or options.json:
-        os.environ.setdefault("GRPO_ACCEL_LOG", "error")
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), terminal.errors_only(options.quiet or options.json):
             code, answer = answer_of(options)
     except GrpoAccelError as error:
         return refuse(options, error.status, str(error))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from .library import Batch, Session
+from .probe_file import read_texts
 
-HEADER_BYTES_MAX = 1 << 20
 ROWS, PROMPTS = 8, 4  # of a rank's batch; each prompt on every rank
 HEADS, HEAD_SIZE = 2, 16
 
@@ -35,16 +32,6 @@ class Shapes:
     @property
     def sigmas(self) -> list[float]:
         return [1 - step / self.steps_total for step in range(self.steps_total + 1)]
-
-
-def probe_texts(path: str | Path) -> dict[str, str]:
-    """What a probe file says of itself. Raises OSError, or ValueError where it is no safetensors file."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else HEADER_BYTES_MAX + 1
-        if length > HEADER_BYTES_MAX:
-            raise ValueError(f"{path} is no probe")
-        return dict(json.loads(file.read(length))["__metadata__"])
 
 
 def _layout(schema: str) -> dict[str, tuple[int, int, int]]:
@@ -71,7 +58,7 @@ def shapes_for(rehearsal: dict[str, Any]) -> Shapes:
     plain = Shapes(steps_total=steps_total, block_names=_names(choice, named, 12))
     if rehearsal["probe"] is None:
         return plain
-    texts = probe_texts(rehearsal["probe"])
+    texts = read_texts(rehearsal["probe"])
     layout = _layout(texts["schema"])
     attention, maps = layout.get("attention"), layout.get("x0") or layout.get("cfg")
     blocks = max(attention[0] // rehearsal["statistics"], 1) if attention else len(plain.block_names)

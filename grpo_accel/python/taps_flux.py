@@ -12,13 +12,12 @@ single block also returns one tensor of both, later the pair (text, image).
 
 from __future__ import annotations
 
-import torch
+from . import projections, refusals
+from .taps import Geometry, own_words
+from .taps_packed import PackedTaps
 
-from . import latents, projections, refusals
-from .taps import Geometry, Taps, own_words
 
-
-class Flux(Taps):
+class Flux(PackedTaps):
     PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxKontextPipeline")
     ROWS = ("hidden_states", "timestep", "guidance", "pooled_projections", "encoder_hidden_states")
     LORA_TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.0.proj", "ff.net.2", "proj_mlp")
@@ -38,21 +37,6 @@ class Flux(Taps):
         width = int(own[:, 2].max()) + 1
         height = own.shape[0] // width
         return Geometry(kwargs["hidden_states"].shape[-1] // 4, 2 * height, 2 * width, (height, width))
-
-    def map_of(self, state, geometry):
-        return latents.unpacked(state, geometry.tokens)
-
-    def state_of(self, latent, geometry):
-        return latents.packed(latent)
-
-    def image_part(self, state, geometry):
-        return state[:, : geometry.image_tokens]
-
-    def with_image_part(self, state, part, geometry):
-        return torch.cat([part, state[:, geometry.image_tokens :]], dim=1)
-
-    def blocks(self, denoiser):
-        return [(name + ".attn", block.attn) for name, block in self.hidden_blocks(denoiser)]
 
     def query_and_keys(self, attention, kwargs, rows, layout):
         query, key = projections.of_own_tokens(attention, kwargs["hidden_states"][rows])
@@ -81,9 +65,6 @@ class Flux(Taps):
     def hidden_state(self, output, layout):
         image = output[1] if isinstance(output, tuple) else output[:, layout.text_tokens :]
         return image[:, : layout.geometry.image_tokens]
-
-    def hidden_width(self, denoiser, block):
-        return denoiser.config.num_attention_heads * denoiser.config.attention_head_dim
 
     def content(self, pipeline, prompt, text_tokens, longest, valid):
         return own_words(pipeline.tokenizer_2, prompt, text_tokens)  # T5's; CLIP gives the pooled vector alone

@@ -18,13 +18,14 @@ import sys
 import torch
 
 from . import latents, projections, refusals
-from .taps import Geometry, Taps
+from .taps import Geometry
+from .taps_packed import PackedTaps
 
 MODEL_MODULE = "diffusers.models.transformers.transformer_qwenimage"
 MASK_FUNCTION = "compute_text_seq_len_from_mask"  # came with the attention that leaves padding out
 
 
-class QwenImage(Taps):
+class QwenImage(PackedTaps):
     PIPELINES = (
         "QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageEditPipeline", "QwenImageEditPlusPipeline",
     )
@@ -49,21 +50,6 @@ class QwenImage(Taps):
             raise ValueError(f"Qwen-Image denoises {frames} layers at once; one was expected")
         return Geometry(kwargs["hidden_states"].shape[-1] // 4, 2 * height, 2 * width, (height, width))
 
-    def map_of(self, state, geometry):
-        return latents.unpacked(state, geometry.tokens)
-
-    def state_of(self, latent, geometry):
-        return latents.packed(latent)
-
-    def image_part(self, state, geometry):
-        return state[:, : geometry.image_tokens]
-
-    def with_image_part(self, state, part, geometry):
-        return torch.cat([part, state[:, geometry.image_tokens :]], dim=1)
-
-    def blocks(self, denoiser):
-        return [(name + ".attn", block.attn) for name, block in self.hidden_blocks(denoiser)]
-
     def query_and_keys(self, attention, kwargs, rows, layout):
         query, key_image = projections.of_own_tokens(attention, kwargs["hidden_states"][rows])
         key_text = projections.key_of_text(attention, kwargs["encoder_hidden_states"][rows])
@@ -82,9 +68,6 @@ class QwenImage(Taps):
 
     def hidden_state(self, output, layout):
         return output[1][:, : layout.geometry.image_tokens]  # (text, image)
-
-    def hidden_width(self, denoiser, block):
-        return denoiser.config.num_attention_heads * denoiser.config.attention_head_dim
 
     def attended(self, kwargs):
         mask = kwargs.get("encoder_hidden_states_mask")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
+
+LOG_LEVEL = "GRPO_ACCEL_LOG"  # the variable that the C side reads too
 
 
 def _live_bars(tqdm: Any) -> bool:
@@ -35,3 +39,16 @@ def write(line: str) -> None:
             print(line, file=sys.__stderr__, flush=True)
         except Exception:
             pass
+
+
+@contextmanager
+def errors_only(wanted: bool) -> Iterator[None]:
+    """While it lasts, the log says errors alone, unless the user has chosen a level."""
+    if not wanted or LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL] = "error"
+    try:
+        yield
+    finally:
+        del os.environ[LOG_LEVEL]

@@ -1,10 +1,16 @@
 """States, predictions and noise levels against one step of diffusers' own schedulers."""
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+from grpo_accel.calls import Call  # noqa: E402
+from grpo_accel.policy import Policy  # noqa: E402
 from grpo_accel.process import Flow, VariancePreserving  # noqa: E402
+from grpo_accel.taps import Geometry  # noqa: E402
+from grpo_accel.taps_unet import UNet  # noqa: E402
 
 STEPS = 10
 BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -127,3 +133,23 @@ def test_flow_matching_with_the_scheduler_that_wan_comes_with():
     state, prediction = noise(1), noise(2)
     stepped = scheduler.step(prediction, scheduler.timesteps[0], state).prev_sample  # the first step is Euler's
     close(process.move(state, prediction, levels[0], levels[1]), stepped)
+
+
+@pytest.mark.parametrize("time, kind", [(torch.tensor(901), torch.float32), (torch.tensor(901.0).half(), torch.float16)])
+def test_the_look_ahead_asks_between_whole_steps(time, kind):
+    """DDIM counts in whole steps; a level between two of them is not rounded to one."""
+    asked = []
+
+    def denoiser(sample, timestep):
+        asked.append(timestep)
+        return (sample,)
+
+    scheduler = ddim("epsilon")
+    scheduler.set_timesteps(STEPS)
+    call = Call(denoiser, dict(sample=noise(1), timestep=time), noise(2))
+    policy = Policy(UNet(), SimpleNamespace(scheduler=scheduler), Geometry(4, 8, 8, (8, 8)), 2, 1, [call], {})
+    level = (policy.levels[1] + policy.levels[2]) / 2
+    policy.prediction_at(policy.state, level, guided=False)
+    wanted = policy.process.time(level)
+    assert abs(wanted - round(wanted)) > 0.01 and asked[0].dtype == kind and asked[0].shape == time.shape
+    assert float(asked[0]) == pytest.approx(wanted, abs=0.3 if kind == torch.float16 else 1e-3)

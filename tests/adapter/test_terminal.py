@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("tqdm")
+pytest.importorskip("torch")  # the package brings it
+from grpo_accel import terminal  # noqa: E402
 
 FOLDER = str(Path(__file__).resolve().parents[2] / "grpo_accel" / "python")
 HOST = """
@@ -95,3 +97,14 @@ def test_nothing_is_imported_for_it():
     program = f"import sys\nsys.path.insert(0, {FOLDER!r})\nimport terminal\nterminal.write('x')\nsys.exit('tqdm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "x\n")
+
+
+@pytest.mark.parametrize("chosen, wanted, inside", [(None, True, "error"), (None, False, None), ("debug", True, "debug")])
+def test_a_quiet_command_leaves_the_log_level_as_it_was(monkeypatch, chosen, wanted, inside):
+    monkeypatch.delenv(terminal.LOG_LEVEL, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(terminal.LOG_LEVEL, chosen)
+    with pytest.raises(ValueError), terminal.errors_only(wanted):
+        assert os.environ.get(terminal.LOG_LEVEL) == inside
+        raise ValueError("the command failed")
+    assert os.environ.get(terminal.LOG_LEVEL) == chosen

@@ -135,6 +135,24 @@ static void keep_line(void *user, int level, const char *line) {
     (void)snprintf(kept->last, sizeof kept->last, "%s", line);
 }
 
+/* Before a level is set: what a session was told by the environment does not hold for the next one. */
+static void a_new_sink_asks_the_environment_again(void **state) {
+    (void)state;
+    static const struct {
+        const char *level;
+        int lines;
+    } sessions[] = {{"error", 0}, {"info", 1}, {"error", 0}};
+    for (size_t i = 0; i < sizeof sessions / sizeof sessions[0]; i++) {
+        lines kept = {0};
+        assert_int_equal(setenv("GRPO_ACCEL_LOG", sessions[i].level, 1), 0);
+        ga_log_set_sink(keep_line, &kept);
+        ga_log(GA_LOG_INFO, "joined");
+        assert_int_equal(kept.count, sessions[i].lines);
+        ga_log_set_sink(NULL, NULL);
+    }
+    assert_int_equal(unsetenv("GRPO_ACCEL_LOG"), 0);
+}
+
 static void log_levels_prefix_and_once(void **state) {
     (void)state;
     static atomic_flag once = ATOMIC_FLAG_INIT;
@@ -180,6 +198,7 @@ int main(void) {
         cmocka_unit_test(random_moments),
         cmocka_unit_test(shuffle_is_a_permutation),
         cmocka_unit_test(digests_are_known),
+        cmocka_unit_test(a_new_sink_asks_the_environment_again),
         cmocka_unit_test(log_levels_prefix_and_once),
         cmocka_unit_test(clock_goes_forward),
         cmocka_unit_test(wire_sizes),
