@@ -19,6 +19,7 @@ MODES = {
     "off": "version: 1\nmode: off\n",
     "shadow": "version: 1\nmode: shadow\nrun_dir: {run_dir}\ndecision: {{step: 2, keep: 0.5}}\n",
     "prune": PRUNE,
+    "preview": "version: 1\nmode: prune\nrun_dir: {run_dir}\ndecision: {{step: 2, keep: 0.5}}\nprobe: {{direct: preview}}\n",
     "drop": PRUNE + "advantage: {{drop_stopped_rows: true}}\n",
 }
 

@@ -18,7 +18,7 @@ def test_a_window_that_each_rank_draws(runs):
 
 def test_one_latent_for_a_group(runs):
     """Members that start alike are alike until noise was added: nothing is stopped there, and the reason is given."""
-    ranks = runs("train_sd3_fast", "prune", "same",
+    ranks = runs("train_sd3_fast", "preview", "same",
                  settings={"sample.same_latent": True, "sample.sde_window_range": [2, 4]})
     assert "all rows of a group are in the same state after step 2" in ranks[0].errors
     for observed in ranks:
