@@ -235,17 +235,16 @@ class PromptSearch:
             before = self.early.row_steps
             finished = self.early.resume([(prompt, seed) for prompt, seed, _ in chosen.values()], **self.arguments)
             cost = (self.early.row_steps - before) / len(part)
+            if self._scorer is not None:
+                self._asked = {wording: found[place].asked for place, wording in part.items()}
+                score_finished(finished, self._score_as_asked)
             for run, (place, (_, _, prediction)) in zip(finished, chosen.items()):
                 self._finish(found[place], run, prediction, cost)
 
     def _finish(self, one: Optimised, run: EarlyRun, prediction: float, cost: float) -> None:
         one.image, one.prompt, one.seed, one.prediction = run.image, run.prompt, run.seed, prediction
         one.row_steps += cost
-        one.row_steps_full = float(run.steps_run)
-        if self._scorer is not None:
-            self._asked = {run.prompt: one.asked}
-            score_finished([run], self._score_as_asked)
-            one.score = run.score
+        one.row_steps_full, one.score = float(run.steps_run), run.score
         self._say("finished", one, prompt=one.prompt, seed=one.seed, prediction=prediction, score=one.score,
                   reason=one.reason, row_steps=one.row_steps)
 
