@@ -275,10 +275,11 @@ class EarlyRuns:
         return {(run.prompt, run.seed): run for run in runs}
 
     def _sample(self, rollout: Any, prompts: list[str], seeds: list[list[int]], arguments: dict) -> Any:
-        """The pipeline's own call; prompts are encoded once each, every prompt has as many seeds."""
+        """The pipeline's own call; prompts are encoded once each where it can, every prompt has as many seeds."""
         call = type(self.pipeline).__call__
+        once = len(prompts) == 1 or rollout.taps.PROMPTS_ONCE
         several = [name for name in ("num_images_per_prompt", "num_videos_per_prompt")
-                   if name in inspect.signature(call).parameters]
+                   if once and name in inspect.signature(call).parameters]
         given = {"prompt": prompts, several[0]: len(seeds[0])} if several else {
             "prompt": [prompt for prompt, some in zip(prompts, seeds) for _ in some]}
         count = len(given["prompt"])

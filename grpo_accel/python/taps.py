@@ -58,6 +58,7 @@ class Taps(ABC):
     ROWS: tuple[str, ...] = ()  # arguments with a row's share along dimension 0 (tensor or list); "a.b": entry of a dict
     CONDITIONAL_HALF = 1  # of a doubled batch: which half carries the prompt
     CONDITIONAL_CALL = 0  # of a host that asks for both branches apart: which call does
+    PROMPTS_ONCE = True  # several prompts with several images each may be given to the pipeline once each
     LORA_TARGETS: tuple[str, ...] = ()
     TIME_DIVISOR = 1.0  # between the scheduler's timesteps and what the denoiser is told
     PROCESS = Flow  # how states, predictions and noise levels belong together

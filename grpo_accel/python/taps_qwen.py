@@ -34,6 +34,7 @@ class QwenImage(PackedTaps):
         "additional_t_cond",
     )
     CONDITIONAL_HALF = 0
+    PROMPTS_ONCE = False  # with num_images_per_prompt rows get the text mask of another prompt (seen up to diffusers 0.42)
     LORA_TARGETS = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "img_mlp.net.0.proj", "img_mlp.net.2")
     TIME_DIVISOR = 1000.0
 
