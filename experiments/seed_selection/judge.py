@@ -79,6 +79,24 @@ def judge(bench: Bench, place: Path, prompts: list[str], strategy: Strategy, pro
         print(f"{place.name}: {start + len(part)} of {len(prompts)} prompts", flush=True)
 
 
+def judged_both(bench: Bench, prompts: list[str], strategy: Strategy) -> dict:
+    """A batch of another model: ours, and every seed to the end."""
+    _, rewards, full = bench.full(prompts)
+    return {**judged_batch(bench, prompts, strategy, None), "full": asdict(full), "rewards": rewards.tolist()}
+
+
+def judge_others(config: dict, seed: int, place: Path, prompts: list[str], strategy: Strategy) -> None:
+    """The setting that was chosen on the first model, on the other ones."""
+    size = config["prompts_a_batch"]
+    for other in config["others"]:
+        (place / other).mkdir(parents=True, exist_ok=True)
+        bench = Bench(config, seed, other)
+        for start in range(0, len(prompts), size):
+            part = prompts[start: start + size]
+            cached(place / other / f"{start:04d}.json", lambda part=part: judged_both(bench, part, strategy))
+        print(f"{other}: {len(prompts)} prompts", flush=True)
+
+
 def learn_probe(bench: Bench, place: Path, prompts: list[str]) -> dict:
     """The joined probe of the configuration, as `grpo-accel select-seeds --learn` makes it."""
     from grpo_accel.learn import learn
@@ -112,6 +130,7 @@ def main() -> None:
     judged = [*sets["curve"], *sets["rest"]]
     judge(bench, place / "headline", judged, best)
     cached(place / "timed.json", lambda: compare(bench, judged[: config["identical_prompts"]], best))
+    judge_others(config, options.seed, place / "others", judged[: config["other_prompts"]], best)
     cached(place / "probe.json", lambda: learn_probe(bench, place, sets["probe"]))
     after = Strategy((Look(config["probe"]["step"], config["probe"]["forwards"]),), (1,))
     judge(bench, place / "joined", judged[: config["probe"]["prompts"]], after, str(place / "probe" / "probe.safetensors"))

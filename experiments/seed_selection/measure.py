@@ -13,9 +13,10 @@ import torch
 
 import grpo_accel
 from experiments.shapes import scorer
+from grpo_accel.models import taps_of
 
 from .strategies import Strategy
-from .table import MODELS, TOKENS, seeds_of
+from .table import MODELS, seeds_of
 
 
 @dataclass
@@ -61,14 +62,21 @@ def score(images, prompts):
 
 
 class Bench:
-    def __init__(self, config: dict, seed: int):
-        from diffusers import StableDiffusion3Pipeline
+    """One model under test: the configuration's own, or one of its `others`."""
+
+    def __init__(self, config: dict, seed: int, other: str | None = None):
+        from diffusers import DiffusionPipeline
 
         self.config, self.seed = config, seed
-        self.pipeline = StableDiffusion3Pipeline.from_pretrained(MODELS / config["model"], dtype=torch.float32)
+        self.pipeline = DiffusionPipeline.from_pretrained(MODELS / (other or config["model"]))
         self.pipeline.set_progress_bar_config(disable=True)
-        self.call = {"num_inference_steps": config["steps_total"], "guidance_scale": 1.0, "max_sequence_length": TOKENS,
-                     "height": 32, "width": 32, "output_type": "pt"}
+        self.decoder = None if other else MODELS / config["tiny_decoder"]
+        self.call = {"num_inference_steps": config["steps_total"], "height": 32, "width": 32, "output_type": "pt",
+                     **(config["others"][other] if other else config["call"])}
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        return getattr(self.pipeline, "transformer", None) or self.pipeline.unet
 
     def seeds(self, prompts: list[str]) -> list[list[int]]:
         return [seeds_of(prompt, self.config["seeds"], self.seed) for prompt in prompts]
@@ -79,8 +87,8 @@ class Bench:
         if probe is None:
             forwards = strategy.looks[0].forwards
             kwargs = {"direct": "lookahead" if forwards else "preview", "lookahead_steps": forwards or None,
-                      "decoder": MODELS / self.config["tiny_decoder"]}
-        with Meter(self.pipeline.transformer) as meter:
+                      "decoder": self.decoder}
+        with Meter(self.denoiser) as meter:
             found = grpo_accel.select_seeds(
                 self.pipeline, prompts, keep=list(strategy.keep), steps=[look.step for look in strategy.looks],
                 seeds=self.seeds(prompts), scorer=score, probe=probe, progress=False,
@@ -88,15 +96,20 @@ class Bench:
         return found, Spent(len(prompts), found.row_steps_run, meter.seconds, meter.denoiser_seconds)
 
     def full(self, prompts: list[str]):
-        """(images of every seed, Spent): the plain pipeline, every image decoded and scored."""
+        """(images of every seed, scores [prompts, seeds], Spent): the plain pipeline, every image decoded and scored."""
         count = self.config["seeds"]
-        with Meter(self.pipeline.transformer) as meter:
+        rows = [prompt for prompt in prompts for _ in range(count)]
+        once = taps_of(self.pipeline).PROMPTS_ONCE
+        given = {"prompt": prompts, "num_images_per_prompt": count} if once else {"prompt": rows}
+        if "negative_prompt" in self.call:
+            given["negative_prompt"] = [self.call["negative_prompt"]] * len(given["prompt"])
+        with Meter(self.denoiser) as meter:
             generators = [torch.Generator().manual_seed(seed) for some in self.seeds(prompts) for seed in some]
-            images = self.pipeline(
-                prompt=prompts, num_images_per_prompt=count, generator=generators, **self.call).images
-            score(images, [prompt for prompt in prompts for _ in range(count)])
+            images = self.pipeline(generator=generators, **{**self.call, **given}).images
+            scores = score(images, rows)
         steps = len(prompts) * count * self.config["steps_total"]
-        return images, Spent(len(prompts), steps, meter.seconds, meter.denoiser_seconds)
+        return images, np.array(scores).reshape(len(prompts), count), Spent(
+            len(prompts), steps, meter.seconds, meter.denoiser_seconds)
 
 
 def compare(bench: Bench, prompts: list[str], strategy: Strategy) -> dict:
@@ -104,7 +117,7 @@ def compare(bench: Bench, prompts: list[str], strategy: Strategy) -> dict:
     size, ours, full, differences = bench.config["prompts_a_batch"], [], [], []
     for start in range(0, len(prompts), size):
         part = prompts[start: start + size]
-        images, spent = bench.full(part)
+        images, _, spent = bench.full(part)
         full.append(spent)
         selection, spent = bench.selected(part, strategy)
         ours.append(spent)

@@ -55,6 +55,25 @@ def headline(place: Path, config: dict, seed: int) -> dict:
     }
 
 
+def other_models(place: Path, config: dict, seed: int) -> list[dict]:
+    """The headline's figures of each other model, with the setting that was chosen on the first."""
+    found = []
+    for other in config["others"]:
+        batches = [json.loads(path.read_text()) for path in sorted((place / "others" / other).glob("*.json"))]
+        full, ours = (spent_of([batch[way] for batch in batches]) for way in ("full", "spent"))
+        step = row_step_seconds(full)
+        table = np.concatenate([batch["rewards"] for batch in batches])
+        rewards = np.array([entry[2] for batch in batches for entry in batch["chosen"]])
+        share, interval = gain_share(table, rewards, config["resamples"], seed)
+        cost = sum(one.row_steps + one.overhead(step) for one in ours) / len(table)
+        found.append({
+            "model": other, "n_prompts": len(table), "cost_ratio": config["seeds"] * config["steps_total"] / cost,
+            "cost_row_steps": cost, "gain_share": share, "gain_share_ci95": interval, "reward_mean": float(table.mean()),
+            "reward_ours": float(rewards.mean()), "reward_best": float(table.max(1).mean()),
+            "processor_seconds_ratio": sum(one.seconds for one in full) / sum(one.seconds for one in ours)})
+    return found
+
+
 class Curve:
     """Rows of the curve: each way of choosing on the same prompts."""
 
@@ -116,7 +135,7 @@ def write(place: Path, config: dict, seed: int, command: str, seconds: float, ta
         "command": command, "seconds": round(seconds, 1),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")},
         "model": config["model"], "seeds": config["seeds"], "steps_total": config["steps_total"],
-        "headline": head, "choice": chosen["candidates"], "rows": Curve(place, config, seed, head).rows(),
+        "headline": head, "others": other_models(place, config, seed), "choice": chosen["candidates"], "rows": Curve(place, config, seed, head).rows(),
     }
     target.write_text(json.dumps(_rounded(results), indent=1) + "\n")
     return results
