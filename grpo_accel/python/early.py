@@ -86,6 +86,7 @@ class EarlyRuns:
         self.row_steps = 0.0
         self._run_dir = run_dir
         self._memory = _Memory()
+        self._decoders: dict = {}
         self.steps = self._steps_of(steps)
         self.keep = [keep] if isinstance(keep, int) else list(keep)
         self._overrides = self._config(direct, lookahead_steps, decoder, options or {})
@@ -362,6 +363,7 @@ class _Sessions:
                 f"decision.keep={_yaml([count / rows for count in keep])}"]
             runtime = EarlyRuntime(self._folder / "accel.yaml", overrides, self._early.probe)
             self._stack.callback(runtime.detach)
+            runtime.previewer.decoders = self._early._decoders
             if self._early.scorer is not None:
                 runtime.use_scorer(self._early.scorer)
             runtime.session.set_host(0, True)

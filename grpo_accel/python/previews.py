@@ -90,7 +90,7 @@ class Previewer:
         self._runtime = runtime
         self._names = tuple(scorers)
         self._folder = decoder
-        self._decoder = None
+        self.decoders = {}  # loaded ones, by folder, device and dtype; another previewer's where it is given them
 
     def names(self) -> tuple:
         """Scorers that are called, of those that the host has; empty: its combined one."""
@@ -114,12 +114,13 @@ class Previewer:
             return taps.decode(pipeline, vae, state, geometry)
 
     def _tiny(self, vae):
-        if self._decoder is None:
+        key = self._folder, vae.device, vae.dtype
+        if key not in self.decoders:
             from diffusers import AutoencoderTiny
 
             tiny = AutoencoderTiny.from_pretrained(self._folder, local_files_only=True)
-            self._decoder = tiny.to(device=vae.device, dtype=vae.dtype).eval().requires_grad_(False)
-        return self._decoder
+            self.decoders[key] = tiny.to(device=vae.device, dtype=vae.dtype).eval().requires_grad_(False)
+        return self.decoders[key]
 
     def start(self, images, prompts, metadata) -> Pending:
         """Scores of images, float64 [rows, columns], NaN where the scorer gives none."""

@@ -31,6 +31,27 @@ MEASURED = {
     ("after 8", "group", 3): (0.66, (0.19, 0.44, 0.69), 0.31, 0.35),
     ("after 8", "group", 5): (0.82, (0.10, 0.16, 0.19), 0.40, 0.57),
 }
+# The same in the mean over 40 other draws of 192 of the 200 prompts and 24 of their 200 images, of the same matrices.
+REDRAWN = {
+    ("plain", "global", 2): (0.464, (0.658, 0.827, 0.725), 0.235, 0.220),
+    ("plain", "global", 3): (0.578, (0.479, 0.555, 0.485), 0.297, 0.334),
+    ("plain", "global", 5): (0.749, (0.233, 0.249, 0.226), 0.418, 0.556),
+    ("plain", "group", 2): (0.371, (0.620, 0.763, 0.641), 0.193, 0.222),
+    ("plain", "group", 3): (0.493, (0.463, 0.538, 0.443), 0.268, 0.332),
+    ("plain", "group", 5): (0.691, (0.269, 0.299, 0.257), 0.426, 0.557),
+    ("after 6", "global", 2): (0.595, (0.276, 0.651, 0.980), 0.293, 0.220),
+    ("after 6", "global", 3): (0.708, (0.254, 0.538, 0.721), 0.346, 0.334),
+    ("after 6", "global", 5): (0.849, (0.199, 0.277, 0.342), 0.422, 0.556),
+    ("after 6", "group", 2): (0.484, (0.282, 0.550, 0.917), 0.221, 0.222),
+    ("after 6", "group", 3): (0.602, (0.214, 0.381, 0.650), 0.291, 0.332),
+    ("after 6", "group", 5): (0.772, (0.137, 0.199, 0.320), 0.415, 0.557),
+    ("after 8", "global", 2): (0.639, (0.231, 0.552, 1.079), 0.306, 0.220),
+    ("after 8", "global", 3): (0.752, (0.210, 0.444, 0.802), 0.354, 0.334),
+    ("after 8", "global", 5): (0.881, (0.170, 0.247, 0.375), 0.417, 0.556),
+    ("after 8", "group", 2): (0.529, (0.232, 0.423, 1.001), 0.232, 0.222),
+    ("after 8", "group", 3): (0.652, (0.176, 0.287, 0.690), 0.297, 0.332),
+    ("after 8", "group", 5): (0.814, (0.116, 0.165, 0.317), 0.406, 0.557),
+}
 RHO = {"plain": 0.49, "after 6": 0.70, "after 8": 0.79}
 
 
@@ -60,14 +81,18 @@ def test_the_recipe_has_the_baseline_errors_that_were_measured(recipe):
             assert found[name] == pytest.approx(error, abs=0.1), (signal, std, keep, name)
 
 
-def test_the_energies_are_no_lucky_draw():
-    """Errors of baselines have heavy tails and belong to a draw; energies hold in the mean over worlds."""
-    found = answer("simulate", "--recipe", "flux-imagereward", "--repeat", 8, "--seed", 1000)
+def test_the_mean_of_worlds_is_that_of_redrawn_matrices():
+    """What a draw has of luck is not in it: every figure, the errors with their heavy tails included."""
+    found = answer("simulate", "--recipe", "flux-imagereward", "--repeat", 32, "--seed", 1000)
+    assert len(found["results"]) == len(REDRAWN) * 3
     for r in found["results"]:
-        extremes, _, topk, random = MEASURED[signal_of(r), r["std"], r["keep_per_rank"]]
-        measured = {"extremes": extremes, "topk": topk, "random": random}[r["policy"]]
-        assert r["kept_energy"] == pytest.approx(measured, abs=0.05), (r["signal"], r["std"], r["keep_per_rank"])
-        assert r["rho_within"]["value"] == pytest.approx(RHO[signal_of(r)], abs=0.02)
+        extremes, errors, topk, random = REDRAWN[signal_of(r), r["std"], r["keep_per_rank"]]
+        expected = {"extremes": extremes, "topk": topk, "random": random}[r["policy"]]
+        where = r["signal"], r["std"], r["keep_per_rank"], r["policy"]
+        assert r["kept_energy"] == pytest.approx(expected, abs=0.04), where
+        assert r["rho_within"]["value"] == pytest.approx(RHO[signal_of(r)], abs=0.02), where
+        if r["policy"] == "extremes":
+            assert list(r["baseline_rmse_sigma"].values()) == pytest.approx(errors, abs=0.1), where
 
 
 def test_a_sweep_says_where_pruning_pays(tmp_path):
