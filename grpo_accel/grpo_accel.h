@@ -363,9 +363,10 @@ typedef struct ga_update_options {
 
 /*
  * Ends an update: all batches begun since the last one. Writes the advantages of whole groups, exactly 0 for
- * pruned rows; exactly host_advantages where nothing was pruned on any rank. Logs every row of this rank.
- * Batches of the update are freed. Collective, with a deadline.
- * On any error advantages_out holds host_advantages with this rank's pruned rows set to 0.
+ * pruned rows and for those that the second stage leaves out, and only for them (a kept row whose reward is
+ * its baseline has 1e-12); exactly host_advantages where nothing was pruned on any rank. Logs every row of
+ * this rank. Batches of the update are freed. Collective, with a deadline. On any error advantages_out holds
+ * host_advantages with this rank's pruned rows set to 0.
  */
 GA_API ga_status ga_update_end(
     ga_session *session, const ga_update_options *options, double *advantages_out, ga_error *error);

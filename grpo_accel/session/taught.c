@@ -291,6 +291,19 @@ static void leave_out(const ga_taught *t, double *advantages) {
     }
 }
 
+/*
+ * Hosts tell the rows that train from stopped ones by an advantage that is not 0, and where these do not come
+ * out even they make up the number with any others: a stopped row would train. A kept row whose reward is its
+ * baseline therefore says so by a number that moves nothing.
+ */
+static void mark_kept(const ga_taught *t, double *advantages) {
+    for (int64_t i = 0; i < t->count; i++) {
+        if (t->all[i].kept != 0 && advantages[i] == 0) {
+            advantages[i] = GA_TAUGHT_ADVANTAGE_MIN;
+        }
+    }
+}
+
 ga_status ga_taught_advantages(ga_session *session, const ga_update_options *options, double *advantages_out,
     ga_taught_figures *figures_out, ga_error *error) {
     ga_taught *t = &session->taught;
@@ -308,6 +321,8 @@ ga_status ga_taught_advantages(ga_session *session, const ga_update_options *opt
     }
     if (status != GA_OK) {
         ga_taught_host_advantages(t, options, advantages_out);
+    } else if (t->pruned && t->trains == NULL) {
+        mark_kept(t, advantages_out);
     }
     return status;
 }

@@ -38,6 +38,9 @@ typedef struct ga_taught {
     uint8_t *trains; /* [count] 0: left out by the second stage; NULL: it left out nobody */
 } ga_taught;
 
+/* Of a kept row whose reward is its baseline, in an update in which rows were stopped. Not 0 as float32. */
+#define GA_TAUGHT_ADVANTAGE_MIN 1e-12
+
 /* Of one call. */
 typedef struct ga_taught_figures {
     ga_advantage_report report; /* its arrays are gone; zeros: nothing was computed */

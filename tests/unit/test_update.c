@@ -17,6 +17,7 @@ typedef struct host {
     ga_random random;
     int32_t batches, noise_end; /* −1: not known */
     bool other_kind;            /* not trained by these advantages */
+    bool ties;                  /* every reward is the same */
     double red[ALL], blue[ALL], combined[ALL];
     int64_t group[ALL];
     uint8_t kept[ALL];
@@ -96,7 +97,7 @@ static void roll(host *h, int32_t first) {
         const double seen = 0.3 * ga_random_normal(&h->random);
         h->red[first + i] = 0.2 * (i % 2) + seen + 0.05 * ga_random_normal(&h->random);
         h->blue[first + i] = 7 + 0.5 * seen + 0.3 * ga_random_normal(&h->random);
-        h->combined[first + i] = h->red[first + i] + 0.1 * h->blue[first + i];
+        h->combined[first + i] = h->ties ? 0.5 : h->red[first + i] + 0.1 * h->blue[first + i];
         h->group[first + i] = (h->batches - 1) % BATCHES * 2 + i % 2;
         preview[i] = seen;
     }
@@ -266,6 +267,24 @@ static double distance(const host *h, const double *reward, const double *advant
     return sqrt(error);
 }
 
+/* Rewards that tell no row from another: stopped rows have 0, and only they. */
+static void kept_rows_that_tie_are_no_stopped_rows(void **state) {
+    (void)state;
+    host h = {.noise_end = -1, .ties = true};
+    double own[ALL], advantage[ALL];
+    start(&h, RANDOM);
+    for (int u = 0; u < 3; u++) {
+        (void)update(&h, own, advantage);
+        assert_int_equal(h.kept_count, u == 0 ? ALL : ALL / 2);
+        for (int32_t i = 0; i < ALL; i++) {
+            assert_true(h.kept_count < ALL || advantage[i] == own[i]);
+            assert_int_equal((float)advantage[i] != 0, h.kept_count == ALL ? own[i] != 0 : h.kept[i]);
+            assert_true(h.kept_count == ALL || fabs(advantage[i]) <= 1e-12);
+        }
+    }
+    stop(&h);
+}
+
 /* The tracker once for each scorer: the first call ends the update, the others find its rows again. */
 static void a_tracker_called_once_a_scorer(void **state) {
     (void)state;
@@ -353,6 +372,7 @@ int main(void) {
         cmocka_unit_test(second_stage_waits_for_a_host_that_prunes),
         cmocka_unit_test(prefix_credit_where_noise_ends_before),
         cmocka_unit_test(no_credit_where_noise_goes_on),
+        cmocka_unit_test(kept_rows_that_tie_are_no_stopped_rows),
         cmocka_unit_test(a_tracker_called_once_a_scorer),
         cmocka_unit_test(further_calls_train_the_same_rows),
         cmocka_unit_test(unknown_rewards_are_not_guessed),
