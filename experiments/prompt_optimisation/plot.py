@@ -11,6 +11,8 @@ from pathlib import Path
 
 from . import intents, report
 
+OFFSETS = {report.FULL: (-8, 10, "right"), "lookahead": (10, -8, "left"), "last rewriting, unseen": (8, 6, "left"),
+           "first prompt, one image": (8, -4, "left")}
 COLOURS = {report.FULL: "tab:red", "lookahead": "tab:blue", "features": "tab:green"}
 NAMES = {report.FULL: "generate, score, rewrite", "lookahead": "early look-ahead", "features": "probe, no score"}
 
@@ -27,7 +29,8 @@ def draw(results: dict, path: Path) -> None:
         bill = row["row_steps"] + row.get("overhead_row_steps", 0.0)
         colour = COLOURS.get(name, "0.45")
         axes.plot(bill, row["reward"], "o" if name in COLOURS else "x", color=colour, markersize=9 if name in COLOURS else 7)
-        axes.annotate(NAMES.get(name, name), (bill, row["reward"]), (8, -4), textcoords="offset points", color=colour)
+        right, up, side = OFFSETS.get(name, (8, -4, "left"))
+        axes.annotate(NAMES.get(name, name), (bill, row["reward"]), (right, up), textcoords="offset points", ha=side, color=colour)
     for name in (report.FULL, "lookahead"):
         points = [(row["row_steps"], row["reward"]) for row in results["choice"]["curve"] if row["method"] == name]
         axes.plot(*zip(*points), ".", color=COLOURS[name], alpha=0.3, label=f"{NAMES[name]}: other settings, on the choice prompts")
