@@ -95,11 +95,9 @@ def _collect(
 ) -> None:
     """Rollouts of every prompt from every seed, with their signals and rewards in the record of `run_dir`."""
     shutil.rmtree(run_dir, ignore_errors=True)  # of an earlier call: its rows would stand before these
-    size = max(1, max_rows // len(seeds))
     with Runtime(_write_config(run_dir.with_suffix(".yaml"), run_dir, step, settings)) as runtime:
         runtime.use_scorer(scorer)
-        for first in range(0, len(prompts) - size + 1, size):  # batches are alike: a smaller last one is left out
-            part = prompts[first: first + size]
+        for part in batches_of(prompts, max(1, max_rows // len(seeds))):
             rows = [prompt for prompt in part for _ in seeds]
             with runtime.rollout(pipeline, rows, arguments=dict(arguments)) as rollout:
                 images = _sample(rollout, part, seeds, arguments)
@@ -107,6 +105,13 @@ def _collect(
             runtime.advantages(rows, rollout.rewards(scores))
     if not list(run_dir.glob("record/rank-*/segment-*.h5")):
         raise GrpoAccelError("data", f"{run_dir}: nothing was recorded; see the warnings before")
+
+
+def batches_of(prompts: list[str], largest: int) -> list[list[str]]:
+    """As many prompts in each, since a session's batches are alike; fewer than there are batches are left out."""
+    count = -(-len(prompts) // largest)
+    size = len(prompts) // count
+    return [prompts[first: first + size] for first in range(0, count * size, size)]
 
 
 def _sample(rollout: OwnRollout, prompts: list[str], seeds: list[int], arguments: Mapping) -> torch.Tensor:

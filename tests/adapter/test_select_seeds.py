@@ -12,7 +12,7 @@ import torch
 import grpo_accel
 from grpo_accel import early as early_module
 from grpo_accel.early import EarlyRuns
-from grpo_accel.learn import gain_share
+from grpo_accel.learn import batches_of, gain_share
 from grpo_accel import GrpoAccelError
 from grpo_accel.probe_file import ProbeFile
 
@@ -209,6 +209,14 @@ def test_selection_and_its_folder(pipeline, tmp_path):
     from PIL import Image
 
     assert Image.open(tmp_path / "sheet.png").width > 4 * 96
+
+
+@pytest.mark.parametrize("count, largest, sizes", [(2, 6, [2]), (15, 6, [5, 5, 5]), (17, 6, [5, 5, 5]), (12, 6, [6, 6]), (3, 1, [1, 1, 1])])
+def test_prompts_to_learn_from_are_shared_out_evenly(count, largest, sizes):
+    prompts = [f"prompt {number}" for number in range(count)]
+    batches = batches_of(prompts, largest)
+    assert [len(batch) for batch in batches] == sizes
+    assert [prompt for batch in batches for prompt in batch] == prompts[: sum(sizes)]
 
 
 def test_chance_has_no_share_of_the_gain():
