@@ -23,8 +23,8 @@ typedef void (*ga_log_sink)(void *user, int level, const char *line);
 void ga_log_set_sink(ga_log_sink sink, void *user);
 
 /*
- * What is written: this level and all graver ones. Until a level is set, GRPO_ACCEL_LOG's (default: info) as it
- * was at the first line after the last change of sink.
+ * What is written: this level and all graver ones. Until a level is set, GRPO_ACCEL_LOG's (default: info) as
+ * it was at the first line after the last change of sink.
  */
 void ga_log_set_level(ga_log_level level);
 ga_log_level ga_log_get_level(void);
