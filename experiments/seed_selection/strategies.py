@@ -65,6 +65,7 @@ def gain_share(rewards: np.ndarray, chosen: np.ndarray, resamples: int, seed: in
     """Share of the gain of the best seed over the mean one, and its 95 % interval over prompts."""
     gained, best = chosen - rewards.mean(1), rewards.max(1) - rewards.mean(1)
     draws = np.random.RandomState(seed).randint(0, len(rewards), (resamples, len(rewards)))
+    draws = draws[best[draws].sum(1) > 0]  # of very few prompts a draw may have nothing to gain
     shares = gained[draws].sum(1) / best[draws].sum(1)
     return float(gained.sum() / best.sum()), [float(value) for value in np.quantile(shares, [0.025, 0.975])]
 
