@@ -18,7 +18,8 @@ typedef struct host {
     int32_t batches, noise_end; /* −1: not known */
     bool other_kind;            /* not trained by these advantages */
     bool ties;                  /* every reward is the same */
-    double red[ALL], blue[ALL], combined[ALL];
+    bool direct;                /* the preview's score stands in for a probe */
+    double red[ALL], blue[ALL], combined[ALL], preview[ALL];
     int64_t group[ALL];
     uint8_t kept[ALL];
     int32_t kept_count;
@@ -43,8 +44,13 @@ static void start(host *h, const char *yaml) {
     (void)fprintf(
         file, "version: 1\nrun_dir: %s/run\nmode: prune\nprobe: {inputs: [preview]}\n%s", h->folder, yaml);
     assert_int_equal(fclose(file), 0);
-    const ga_session_options options = {
-        .size = sizeof options, .config_path = path, .log = keep_warning, .log_user = h};
+    const char *const overrides[] = {"probe.direct=preview"};
+    const ga_session_options options = {.size = sizeof options,
+        .config_path = path,
+        .overrides = overrides,
+        .override_count = h->direct ? 1 : 0,
+        .log = keep_warning,
+        .log_user = h};
     ga_error error;
     test_ok(ga_session_open(&options, &h->session, &error), &error);
     free(path);
@@ -99,7 +105,7 @@ static void roll(host *h, int32_t first) {
         h->blue[first + i] = 7 + 0.5 * seen + 0.3 * ga_random_normal(&h->random);
         h->combined[first + i] = h->ties ? 0.5 : h->red[first + i] + 0.1 * h->blue[first + i];
         h->group[first + i] = (h->batches - 1) % BATCHES * 2 + i % 2;
-        preview[i] = seen;
+        preview[i] = h->preview[first + i] = seen;
     }
     ga_error error;
     test_ok(ga_batch_observe_preview(batch, preview, &error), &error);
@@ -267,6 +273,32 @@ static double distance(const host *h, const double *reward, const double *advant
     return sqrt(error);
 }
 
+/* The rows of a group with a larger score of the preview. */
+static int32_t better(const host *h, int32_t row) {
+    int32_t count = 0;
+    for (int32_t i = row / ROWS * ROWS; i < (row / ROWS + 1) * ROWS; i++) {
+        count += h->group[i] == h->group[row] && h->preview[i] > h->preview[row];
+    }
+    return count;
+}
+
+/* A score is taken at its word: nothing has to be learned, and each group keeps the best of its own. */
+static void a_direct_score_keeps_the_best_of_each_group(void **state) {
+    (void)state;
+    host h = {.noise_end = -1, .direct = true};
+    double own[ALL], advantage[ALL];
+    start(&h, "decision: {step: 2, keep: 0.25, policy: topk, audit: 0.0, even_groups: true}\n"
+              "retrain: {every_updates: 0}\n");
+    for (int u = 0; u < 3; u++) {
+        (void)update(&h, own, advantage);
+        for (int32_t i = 0; i < ALL; i++) {
+            assert_int_equal(h.kept[i], u == 0 || better(&h, i) < ROWS / 2 / 4);
+        }
+    }
+    assert_int_equal(h.warnings, 0);
+    stop(&h);
+}
+
 /* Rewards that tell no row from another: stopped rows have 0, and only they. */
 static void kept_rows_that_tie_are_no_stopped_rows(void **state) {
     (void)state;
@@ -372,6 +404,7 @@ int main(void) {
         cmocka_unit_test(second_stage_waits_for_a_host_that_prunes),
         cmocka_unit_test(prefix_credit_where_noise_ends_before),
         cmocka_unit_test(no_credit_where_noise_goes_on),
+        cmocka_unit_test(a_direct_score_keeps_the_best_of_each_group),
         cmocka_unit_test(kept_rows_that_tie_are_no_stopped_rows),
         cmocka_unit_test(a_tracker_called_once_a_scorer),
         cmocka_unit_test(further_calls_train_the_same_rows),
