@@ -50,14 +50,20 @@ class ProbeFile:
                 "mismatch", f"{self.path} was made for rollouts of {self.steps_total} steps, this one has {total}")
 
 
-def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What a probe file says of itself. Raises OSError, or ValueError where it is no safetensors file."""
+def read_header(path: str | os.PathLike[str]) -> tuple[dict, int]:
+    """(what stands in a probe file, by name, where its arrays begin in bytes). Raises OSError, or ValueError where it is no
+    safetensors file."""
     with open(path, "rb") as file:
         head = file.read(8)
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else HEADER_BYTES_MAX + 1
         if length > HEADER_BYTES_MAX:
             raise ValueError("no safetensors header")
-        return dict(json.loads(file.read(length))["__metadata__"])
+        return json.loads(file.read(length)), 8 + length
+
+
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What a probe file says of itself; errors of `read_header`."""
+    return dict(read_header(path)[0]["__metadata__"])
 
 
 def read_probe(path: str | os.PathLike[str]) -> ProbeFile:

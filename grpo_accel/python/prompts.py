@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 
 from .early import MAX_ROWS, EarlyRun, EarlyRuns
 from .library import GrpoAccelError
-from .probe_file import HEADER_BYTES_MAX
+from .probe_file import read_header
 from .rewriters import RewriterFailed, checked
 from .seeds import default_step, score_finished
 
@@ -288,17 +287,15 @@ def deciles_of(probe: str | Path) -> np.ndarray:
     """The nine deciles of the predictions that the probe's own training saw, at its first step. They stand in its file's array
     "reference" [steps, columns, rows and 9 edges and 10 shares], whose first column is the prediction."""
     try:
+        header, begin = read_header(probe)
+        entry = header["reference"]
         with open(probe, "rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > HEADER_BYTES_MAX:
-                raise ValueError("no safetensors header")
-            entry = json.loads(file.read(length))["reference"]
-            file.seek(8 + length + entry["data_offsets"][0])
+            file.seek(begin + entry["data_offsets"][0])
             column = np.frombuffer(file.read(4 * 10), dtype="<f4")
         if entry["dtype"] != "F32" or len(column) != 10 or not column[0] > 0:
             raise ValueError("its predictions are not known")
         return column[1:]
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as reason:
+    except (OSError, ValueError, KeyError, TypeError) as reason:
         raise GrpoAccelError("file", f"{probe}: no quantiles of predictions: {type(reason).__name__}: {reason}") from reason
 
 
